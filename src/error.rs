@@ -15,6 +15,8 @@ pub enum Kind {
     Check,
     /// The user asked to stop; what was done is saved (exit status 130).
     Interrupted,
+    /// An invariant of ours is broken, which no input may cause (exit status 101, as a panic).
+    Internal,
 }
 
 /// A failure with its reason.
@@ -25,6 +27,12 @@ pub struct Error {
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
+
+/// Where bugs are reported: the project's page, as far as `Cargo.toml` knows it.
+const REPORTS: &str = match env!("CARGO_PKG_REPOSITORY").as_bytes() {
+    [] => "the project's page",
+    _ => env!("CARGO_PKG_REPOSITORY"),
+};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -49,6 +57,13 @@ impl Error {
         Self::new(Kind::Interrupted, message)
     }
 
+    /// A broken invariant: a bug, which its message says and its hint asks to report.
+    pub fn internal(message: impl Into<String>) -> Self {
+        let message = format!("a bug in nst-cache: {}", message.into());
+        Self::new(Kind::Internal, message)
+            .hint(format!("report it, with the command and what it printed, at {REPORTS}"))
+    }
+
     /// Adds the one action that helps.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -56,10 +71,14 @@ impl Error {
         self
     }
 
-    /// Adds the error that caused this one.
+    /// Adds the error that caused this one; what a bug caused is a bug too.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        let source = source.into();
+        if source.downcast_ref::<Self>().is_some_and(|cause| cause.kind == Kind::Internal) {
+            self.kind = Kind::Internal;
+        }
+        self.source = Some(source);
         self
     }
 
@@ -79,13 +98,14 @@ impl Error {
         cause.find_hint()
     }
 
-    /// The process's exit status: 2 bad input, 1 a failed check, 130 interrupted.
+    /// The process's exit status: 2 bad input, 1 a failed check, 130 interrupted, 101 a bug.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Input => 2,
             Kind::Check => 1,
             Kind::Interrupted => 130,
+            Kind::Internal => 101,
         }
     }
 
@@ -169,6 +189,25 @@ impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broken_invariant_says_that_it_is_a_bug_and_exits_like_a_panic() {
+        let error = Error::internal("operator got no gradient");
+        let wrapped: Result<()> = Err(error).context(|| "node conv1 (Conv)".to_owned());
+        let wrapped = wrapped.unwrap_err();
+        assert_eq!((wrapped.kind(), wrapped.exit_code()), (Kind::Internal, 101));
+        assert_eq!(
+            wrapped.chain(),
+            "node conv1 (Conv): a bug in nst-cache: operator got no gradient"
+        );
+        assert!(
+            wrapped
+                .find_hint()
+                .is_some_and(|hint| { hint.starts_with("report it") && hint.ends_with(REPORTS) })
+        );
+        let hidden = Error::input("the student cannot run").because(wrapped);
+        assert_eq!(hidden.kind(), Kind::Internal, "bad input hides a bug");
+    }
 
     #[test]
     fn names_from_outside_stay_on_one_line_and_apart() {

@@ -1,5 +1,5 @@
 //! A bounded fuzz run on stable Rust: seeded mutations of small valid inputs of every kind. Nothing
-//! may panic or fill the memory.
+//! may panic, fill the memory or meet a bug of ours.
 //!
 //! `NST_FUZZ_MUTATIONS=20000` makes it longer. The same readers run under libFuzzer:
 //! CONTRIBUTING.md.

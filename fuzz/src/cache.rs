@@ -1,6 +1,7 @@
 //! Caches: the golden ones with a file replaced, its checksums made right where it has any, so that
 //! what stands behind them is reached.
 
+use super::read_or_refused;
 use nst_cache::cache::{ArraySpec, Cache, Decoder, Manifest, verify};
 use nst_cache::monitor::Silent;
 use sha2::{Digest, Sha256};
@@ -83,15 +84,17 @@ fn with_copy(name: &'static str, changed: &[&Path], change: impl FnOnce(&Path)) 
 
 /// Opens, reads and verifies a cache; whether all of it could be read.
 fn read(folder: &Path) -> bool {
-    let report = verify(folder, 1, &Silent);
-    let Ok(cache) = Cache::open(folder) else { return false };
+    let report = read_or_refused(verify(folder, 1, &Silent));
+    let Some(cache) = read_or_refused(Cache::open(folder)) else { return false };
     let (manifest, mut decoder, mut out) = (cache.manifest(), Decoder::default(), Vec::new());
-    let mut all = report.is_ok_and(|report| report.findings.is_empty());
+    let mut all = report.is_some_and(|report| report.findings.is_empty());
     for spec in &manifest.view_arrays {
         let array = cache.array(&spec.path).unwrap();
         for view in 0..manifest.views.min(2) {
             array.prefetch(view, 0, READ);
-            all &= array.read(&mut decoder, view, 0, manifest.rows.min(READ), &mut out).is_ok();
+            let rows = manifest.rows.min(READ);
+            let read = array.read(&mut decoder, view, 0, rows, &mut out);
+            all &= read_or_refused(read).is_some();
         }
     }
     all

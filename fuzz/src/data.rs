@@ -1,5 +1,6 @@
 //! Data sets: a folder or file of hostile bytes, opened and read as `extract` does.
 
+use super::read_or_refused;
 use nst_cache::data::{DataFormat, DataSpec, common_size, open};
 use nst_cache::monitor::Silent;
 use std::fs;
@@ -63,11 +64,12 @@ fn file(bytes: &[u8], name: &str, format: DataFormat) {
 
 fn dataset(path: &Path, format: DataFormat) {
     let spec = DataSpec { format: Some(format), path: path.to_owned() };
-    let Ok(set) = open(&spec, "train", &Silent) else { return };
+    let Some(set) = read_or_refused(open(&spec, "train", &Silent)) else { return };
     assert!(!set.is_empty());
     let _ = common_size(&*set);
     for index in (0..set.len()).take(READ).chain([set.len() - 1, set.len()]) {
-        let _ = (set.sample(index).is_ok(), set.label(index), set.name(index));
+        read_or_refused(set.sample(index));
+        let _ = (set.label(index), set.name(index));
     }
     let _ = (set.classes().len(), set.fingerprint().samples);
 }

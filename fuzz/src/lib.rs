@@ -1,5 +1,5 @@
 //! Everything that reads bytes from outside, behind one function a kind: it must refuse or read,
-//! and never panic or fill the memory.
+//! and never panic, fill the memory or meet a bug of ours.
 //!
 //! `seeds` has small valid files of each kind. The fuzz targets (CONTRIBUTING.md) and the smoke
 //! test `tests/fuzz_smoke.rs` share both.
@@ -14,6 +14,16 @@ pub mod cache;
 pub mod data;
 pub mod onnx;
 pub mod seeds;
+
+use nst_cache::error::{Kind, Result};
+
+/// What was read, if it was; a refusal blames the input, and never an invariant of ours.
+pub fn read_or_refused<T>(result: Result<T>) -> Option<T> {
+    if let Err(error) = &result {
+        assert_ne!(error.kind(), Kind::Internal, "{}", error.chain());
+    }
+    result.ok()
+}
 
 /// A reader of hostile bytes: its name, what reads, and small valid inputs.
 pub struct Target {

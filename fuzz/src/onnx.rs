@@ -1,5 +1,6 @@
 //! Models: what `inspect`, `extract` and `train` do with one before it runs.
 
+use super::read_or_refused;
 use nst_cache::onnx::{Dim, Model, cost, tap, values};
 use nst_cache::student::{ImportOptions, Student};
 use std::collections::HashMap;
@@ -7,14 +8,14 @@ use std::collections::HashMap;
 /// Reads a model's bytes, lists its taps as if every tensor were a map, imports it as a student and
 /// plans it.
 pub fn model(bytes: &[u8]) {
-    let Ok(model) = Model::from_bytes(bytes.to_vec(), None) else { return };
+    let Some(model) = read_or_refused(Model::from_bytes(bytes.to_vec(), None)) else { return };
     for tensor in &model.graph().initializer {
-        let _ = model.initializer(tensor.name());
+        read_or_refused(model.initializer(tensor.name()));
     }
     let _ = (model.opset(), model.outputs(), model.metadata("classes"), cost::parameters(&model));
     let names: Vec<String> =
         model.graph().node.iter().flat_map(values).map(str::to_owned).collect();
-    let _ = model.with_outputs(&names);
+    read_or_refused(model.with_outputs(&names));
 
     let sizes = |shape: &[Dim]| {
         shape
@@ -32,8 +33,8 @@ pub fn model(bytes: &[u8]) {
         .collect();
     let _ = cost::macs(&model, &known, 2);
 
-    let _ = Student::check(&model);
-    if let Ok(student) = Student::import(&model, &ImportOptions::default()) {
-        let _ = student.export(&[]);
+    read_or_refused(Student::check(&model));
+    if let Some(student) = read_or_refused(Student::import(&model, &ImportOptions::default())) {
+        read_or_refused(student.export(&[]));
     }
 }

@@ -228,10 +228,9 @@ impl WeightFiles {
     /// The path of a file, if the file is unchanged.
     pub(super) fn path(&self, below: &str) -> Result<PathBuf> {
         let path = self.root.join(below);
-        let stamp = self
-            .found
-            .get(below)
-            .ok_or_else(|| Error::input(format!("{}: not a file of this model", path.display())))?;
+        let stamp = self.found.get(below).ok_or_else(|| {
+            Error::internal(format!("{}: not a file of this model", path.display()))
+        })?;
         let now = std::fs::symlink_metadata(&path)
             .map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
         if now.is_file() && Stamp::new(&now) == *stamp {

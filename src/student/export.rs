@@ -21,7 +21,7 @@ const BATCH: &str = "batch";
 /// The student's graph with its weights of today; see [`Student::export`].
 pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result<Model> {
     let mut proto = student.model.proto().clone();
-    let graph = proto.graph.as_mut().ok_or_else(|| Error::input("model has no graph"))?;
+    let graph = proto.graph.as_mut().ok_or_else(|| Error::internal("model has no graph"))?;
     let outputs: BTreeSet<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
     let weights = weights(student)?;
 

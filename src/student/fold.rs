@@ -81,8 +81,8 @@ fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
                 .and_then(|host| narrow(&host.floats(), &host.shape, candle_core::DType::F64))
         })
         .collect::<Result<Vec<_>>>()?;
-    let run = op::Run { mode: Mode::Eval, freeze_batchnorm: true, seed: 0 };
-    let outputs = built.operator.forward(&inputs.iter().collect::<Vec<_>>(), &run)?.outputs;
+    let options = op::PassOptions { mode: Mode::Eval, freeze_batchnorm: true, seed: 0 };
+    let outputs = built.operator.forward(&inputs.iter().collect::<Vec<_>>(), &options)?.outputs;
     let host = |(i, t): (usize, &candle_core::Tensor)| {
         let (shape, values) = (t.dims().to_vec(), wide(t)?);
         Ok(if site.yields_integers(i) {

@@ -72,7 +72,7 @@ impl Leaf {
                 .and_then(|a| a.t.as_ref()),
             Held::Value(array) => return Ok(array.clone()),
         };
-        model.tensor(tensor.ok_or_else(|| Error::input("constant: not of this model"))?)
+        model.tensor(tensor.ok_or_else(|| Error::internal("constant: not of this model"))?)
     }
 }
 

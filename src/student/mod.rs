@@ -2,7 +2,7 @@
 //! exported again.
 //!
 //! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX
-//! operator a file with its forward and backward; `executor` sweeps a plan, in host memory or on a
+//! operator a file with its forward and backward; `exec` runs a plan, in host memory or on a
 //! device; `stage` is a part of a graph between two tensors; `preset` writes untrained networks;
 //! `export` writes trained ones.
 
@@ -10,7 +10,6 @@ mod batch;
 mod chance;
 mod check;
 mod exec;
-mod executor;
 mod export;
 mod fold;
 mod host;
@@ -44,10 +43,11 @@ use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_writte
 use batch::{BatchSupport, FixedBatch};
 use candle_core::{DType, Device, Tensor, Var};
 use exec::blocked::{Arena, BlockedPlan, step_cost};
+use exec::device;
 use host::Host;
 use import::{Graph, TensorSource};
 use pass::Planned;
-use plan::Plan;
+use plan::GraphPlan;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -484,9 +484,10 @@ impl Student {
             check::fits(value, x.dims())?;
         }
         let plan = self.plan(inputs.iter().map(|x| x.dims().to_vec()).collect())?;
-        let run = op::Run { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
+        let options =
+            op::PassOptions { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
         let keep: HashSet<TensorId> = keep.iter().copied().chain([self.logits]).collect();
-        pass::forward(self, plan, &inputs, &run, &keep)
+        pass::forward(self, plan, &inputs, &options, &keep)
     }
 
     /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs
@@ -510,8 +511,8 @@ impl Student {
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
         let mut plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
         if self.executor == Executor::Device {
-            plan =
-                plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
+            let target = device::Target { device: self.device.clone(), dtype: self.dtype };
+            plan = device::lowered(plan, &target)?;
         }
         let blocked = match self.executor {
             Executor::Blocked(precision) if self.dtype == DType::F32 => {
@@ -524,7 +525,7 @@ impl Student {
         Ok(planned)
     }
 
-    fn try_plan(&self, inputs: &[Vec<usize>]) -> Result<Plan, plan::Refusal> {
+    fn try_plan(&self, inputs: &[Vec<usize>]) -> Result<GraphPlan, plan::Refusal> {
         let mut held = HashMap::new();
         for (id, source) in self.graph.sources.iter().enumerate() {
             if let Some(value) = self.held(*source, &[]) {

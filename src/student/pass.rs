@@ -1,9 +1,9 @@
 //! A pass over a plan, forward and backward, by the executor that the plan is for.
 
 use super::exec::blocked::{self, BlockedPlan};
-use super::executor::{self, Values};
-use super::op::{Run, Saved};
-use super::plan::Plan;
+use super::exec::reference::{self, Values};
+use super::op::PassOptions;
+use super::plan::GraphPlan;
 use super::{Student, TensorId};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// A plan, and how the blocked executor runs its steps if it is to.
 #[derive(Debug)]
 pub(super) struct Planned {
-    pub(super) plan: Plan,
+    pub(super) plan: GraphPlan,
     pub(super) blocked: Option<Arc<BlockedPlan>>,
 }
 
@@ -23,13 +23,13 @@ pub struct Pass<'a> {
     student: &'a Student,
     planned: Arc<Planned>,
     kept: HashMap<TensorId, Tensor>,
-    record: Record,
+    tape: Tape,
 }
 
 /// What a forward pass leaves, by executor.
 #[derive(Debug)]
-enum Record {
-    General(Vec<Saved>),
+enum Tape {
+    Reference(reference::BackwardSteps),
     Blocked(blocked::Tape),
 }
 
@@ -38,7 +38,7 @@ pub(super) fn forward<'a>(
     student: &'a Student,
     planned: Arc<Planned>,
     inputs: &[Tensor],
-    run: &Run,
+    options: &PassOptions,
     keep: &HashSet<TensorId>,
 ) -> Result<Pass<'a>> {
     let plan = &planned.plan;
@@ -47,17 +47,17 @@ pub(super) fn forward<'a>(
     for (id, constant) in &plan.constants {
         values[id.0] = Some(constant.clone());
     }
-    let (kept, record) = match &planned.blocked {
+    let (kept, tape) = match &planned.blocked {
         None => {
-            let (kept, saved) = executor::forward(student, plan, values, run, keep)?;
-            (kept, Record::General(saved))
+            let (kept, steps) = reference::forward(student, plan, values, options, keep)?;
+            (kept, Tape::Reference(steps))
         }
         Some(steps) => {
-            let (kept, tape) = blocked::forward(student, plan, steps, values, run, keep)?;
-            (kept, Record::Blocked(tape))
+            let (kept, tape) = blocked::forward(student, plan, steps, values, options, keep)?;
+            (kept, Tape::Blocked(tape))
         }
     };
-    Ok(Pass { student, planned, kept, record })
+    Ok(Pass { student, planned, kept, tape })
 }
 
 impl Pass<'_> {
@@ -99,7 +99,7 @@ impl Pass<'_> {
 
     /// The gradients of everything that nothing computes.
     fn sweep(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Values> {
-        let Self { student, planned, kept, record } = self;
+        let Self { student, planned, kept, tape } = self;
         drop(kept);
         let (graph, plan) = (&student.graph, &planned.plan);
         let mut gradients: Values = vec![None; graph.names.len()];
@@ -114,14 +114,14 @@ impl Pass<'_> {
                     seed.dims()
                 )));
             }
-            executor::add(
+            reference::add(
                 &mut gradients[id.0],
                 seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?,
             )?;
         }
-        match record {
-            Record::General(saved) => executor::backward(student, plan, saved, gradients),
-            Record::Blocked(tape) => blocked::backward(student, plan, tape, gradients),
+        match tape {
+            Tape::Reference(steps) => reference::backward(student, plan, steps, gradients),
+            Tape::Blocked(tape) => blocked::backward(student, plan, tape, gradients),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::TensorId;
 use super::fold;
 use super::host::Host;
 use super::import::{Graph, TensorSource};
-use super::op::{self, Operator, Site};
+use super::op::{self, AnyOperator, Site};
 use super::value::narrow;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// One operator of the sweep.
 #[derive(Debug)]
-pub(super) struct Step {
-    pub(super) operator: Box<dyn Operator>,
+pub(super) struct GraphStep {
+    pub(super) operator: Box<dyn AnyOperator>,
     /// The node in the graph.
     pub(super) node: usize,
     pub(super) inputs: Vec<TensorId>,
@@ -27,8 +27,8 @@ pub(super) struct Step {
 
 /// The sweep for one set of input shapes.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) steps: Vec<Step>,
+pub(super) struct GraphPlan {
+    pub(super) steps: Vec<GraphStep>,
     pub(super) shapes: HashMap<TensorId, Vec<usize>>,
     /// Known floats that steps read or that may be kept.
     pub(super) constants: BTreeMap<TensorId, Tensor>,
@@ -57,7 +57,7 @@ pub(super) fn plan(
     held: &HashMap<TensorId, Vec<usize>>,
     fills: &HashMap<usize, Host>,
     dtype: DType,
-) -> Result<Plan, Refusal> {
+) -> Result<GraphPlan, Refusal> {
     let mut shapes = held.clone();
     for (id, source) in graph.sources.iter().enumerate() {
         if let TensorSource::Input(i) = source
@@ -158,7 +158,7 @@ pub(super) fn plan(
                 shapes.insert(*id, shape);
             }
         }
-        steps.push(Step {
+        steps.push(GraphStep {
             operator: built.operator,
             node: number,
             inputs,
@@ -183,26 +183,10 @@ pub(super) fn plan(
             );
         }
     }
-    Ok(Plan { steps, shapes, constants, targets })
+    Ok(GraphPlan { steps, shapes, constants, targets })
 }
 
-impl Plan {
-    /// The same plan with every operator in its device form, or behind copies to the host, and its
-    /// constants on the device.
-    pub(super) fn on_device(mut self, target: &op::Target) -> Result<Self> {
-        let mut steps = Vec::with_capacity(self.steps.len());
-        for step in self.steps {
-            steps.push(Step { operator: op::on_device::place(step.operator, target)?, ..step });
-        }
-        self.steps = steps;
-        for constant in self.constants.values_mut() {
-            *constant = constant.to_device(&target.device)?;
-        }
-        Ok(self)
-    }
-}
-
-fn mark_last_uses(steps: &mut [Step]) {
+fn mark_last_uses(steps: &mut [GraphStep]) {
     let mut last: BTreeMap<TensorId, usize> = BTreeMap::new();
     for (i, step) in steps.iter().enumerate() {
         for &id in step.inputs.iter().chain(step.outputs.iter().flatten()) {

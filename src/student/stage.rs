@@ -100,7 +100,7 @@ impl Student {
 }
 
 impl Stage {
-    /// Runs the stage. With [`Mode::Train`] batch normalisation takes the batch's own statistics
+    /// Runs the stage. With [`Mode::Train`] batch normalization takes the batch's own statistics
     /// and dropout its masks, those that a pass of the whole graph has for the same seed; the
     /// running statistics stay.
     ///

@@ -1,7 +1,7 @@
 //! Plans of a graph that is only checked: the values of its parameters are not read.
 
 use super::import::{Graph, TensorSource};
-use super::plan::{self, Plan, Refusal};
+use super::plan::{self, GraphPlan, Refusal};
 use super::{ImportOptions, TensorId};
 use crate::error::Result;
 use crate::onnx::{Dim, Model, Value};
@@ -11,7 +11,7 @@ pub(super) fn try_plan(
     model: &Model,
     graph: &Graph,
     inputs: &[Vec<usize>],
-) -> Result<Result<Plan, Refusal>> {
+) -> Result<Result<GraphPlan, Refusal>> {
     let leaf = |source: &TensorSource| match source {
         TensorSource::Parameter(i) => graph.parameters.values().nth(*i),
         TensorSource::Buffer(i) => graph.buffers.values().nth(*i),

@@ -42,7 +42,7 @@ pub(crate) fn data(tensor: &Tensor) -> Result<Data<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let (start, end) = layout
         .contiguous_offsets()
-        .ok_or_else(|| Error::input("tensor: expected dense values, found a strided view"))?;
+        .ok_or_else(|| Error::internal("tensor: expected dense values, found a strided view"))?;
     Ok(Data { storage, range: start..end })
 }
 
@@ -50,12 +50,12 @@ impl Data<'_> {
     /// The elements, row-major.
     pub(crate) fn of<T: Element>(&self) -> Result<&[T]> {
         let Storage::Cpu(storage) = &*self.storage else {
-            return Err(Error::input("tensor: expected host memory, found another device"));
+            return Err(Error::internal("tensor: expected host memory, found another device"));
         };
         let storage: &CpuStorage = storage;
         T::cpu_storage_as_slice(storage)?
             .get(self.range.clone())
-            .ok_or_else(|| Error::input("tensor: layout reaches past its storage"))
+            .ok_or_else(|| Error::internal("tensor: layout reaches past its storage"))
     }
 }
 

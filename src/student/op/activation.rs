@@ -1,8 +1,7 @@
 //! Functions of one number: activations and the arithmetic around them. At kinks the gradient is
 //! `PyTorch`'s.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -12,7 +11,7 @@ use candle_core::cpu::erf::erf_f64;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Activation {
+pub(in crate::student) enum Activation {
     Relu,
     LeakyRelu(f64),
     /// Bounds, and whether the gradient passes at them.
@@ -90,14 +89,14 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Mish" => Activation::Mish,
         "ThresholdedRelu" => Activation::ThresholdedRelu(attribute("alpha", 1.0)),
         "Swish" => Activation::Swish(attribute("alpha", 1.0)),
-        other => return Err(Error::input(format!("activation {other} is not known"))),
+        other => return Err(Error::internal(format!("activation {other} is not known"))),
     };
     Ok(Built::new(activation, [0], site.shape(0)?.to_vec()))
 }
 
 /// 2 × the standard normal density's constant over the tanh form's: √(2/π) and its cubic
 /// coefficient (Hendrycks & Gimpel 2016).
-pub(super) const GELU_CUBIC: f64 = 0.044_715;
+pub(in crate::student) const GELU_CUBIC: f64 = 0.044_715;
 
 fn gelu_tanh_inner(x: f64) -> f64 {
     (2.0 / PI).sqrt() * (x + GELU_CUBIC * x * x * x)
@@ -108,8 +107,8 @@ fn softplus<T: Float>(x: T) -> T {
     x.max(T::zero()) + (-x.abs()).exp().ln_1p()
 }
 
-/// Whether a power is the square, which decomposed normalisations are full of.
-pub(super) fn squares(p: f64) -> bool {
+/// Whether a power is the square, which decomposed normalizations are full of.
+pub(in crate::student) fn squares(p: f64) -> bool {
     (p - 2.0).abs() == 0.0
 }
 
@@ -121,7 +120,7 @@ impl Activation {
     }
 
     /// Whether the gradient is computed from the output rather than the input.
-    pub(super) fn keeps_output(self) -> bool {
+    pub(in crate::student) fn keeps_output(self) -> bool {
         match self {
             Self::Relu | Self::Sigmoid | Self::Tanh | Self::Sqrt | Self::Exp => true,
             Self::LeakyRelu(alpha) => alpha > 0.0,
@@ -298,37 +297,35 @@ impl Activation {
 }
 
 impl Operator for Activation {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::activation::OnDevice(*self))
-    }
+    type Kept = Tensor;
 
     #[allow(clippy::cast_possible_truncation, reason = "bounds of a single-precision graph")]
-    fn kind(&self) -> Kind<'_> {
+    fn map_layer(&self) -> MapLayer<'_> {
         match *self {
-            Self::Relu => Kind::Clamp { bounds: [0.0, f32::INFINITY], inclusive: false },
+            Self::Relu => MapLayer::Clamp { bounds: [0.0, f32::INFINITY], inclusive: false },
             Self::Clip(low, high, inclusive) if low <= high => {
-                Kind::Clamp { bounds: [low as f32, high as f32], inclusive }
+                MapLayer::Clamp { bounds: [low as f32, high as f32], inclusive }
             }
-            _ => Kind::Other,
+            _ => MapLayer::Other,
         }
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let held = data(x)?;
         let y = typed!(x.dtype(), |T| tensor(self.values(held.of::<T>()?), x.dims()))?;
         let kept = if self.keeps_output() { y.clone() } else { x.clone() };
-        Ok(Forward::one(y, vec![kept]))
+        Ok(OpOutput::one(y, kept))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (kept, dy) = (saved(&kept, 0)?, only(gradients)?);
-        let (held, held_dy) = (data(kept)?, data(&dy)?);
+        let dy = only(gradients)?;
+        let (held, held_dy) = (data(&kept)?, data(&dy)?);
         typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
             self.gradient(held.of::<T>()?, held_dy.of::<T>()?),
             dy.dims()

@@ -1,7 +1,7 @@
 //! `Attention` (opset 23): `softmax(scale·Q·Kᵀ + mask)·V` by head, heads as an axis or packed,
 //! keys and values shared by groups of heads.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, broadcast_zip, dense_strides, gather, reduce_sum, scatter};
 use crate::kernel::{Float, GemmShape, Matrix, batched_gemm, softmax};
@@ -31,6 +31,15 @@ struct Attention {
     mask: Option<Mask>,
     scale: f64,
     causal: bool,
+}
+
+#[derive(Debug)]
+struct AttentionKept {
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    /// The softmax, `[batch, heads, rows, columns]`.
+    weights: Tensor,
 }
 
 impl Heads {
@@ -196,7 +205,9 @@ impl Attention {
 }
 
 impl Operator for Attention {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = AttentionKept;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = inputs.iter().map(|x| data(x)).collect::<Result<Vec<_>>>()?;
         let GemmShape { batch, m, n, .. } = self.scores();
         let width = self.value.sizes()[3];
@@ -218,12 +229,13 @@ impl Operator for Attention {
                 0.0,
                 &mut y,
             );
-            let kept = inputs[..3]
-                .iter()
-                .map(|&x| x.clone())
-                .chain([tensor(weights, &self.full())?])
-                .collect();
-            Ok(Forward::one(self.output.write(&y, 1)?, kept))
+            let kept = AttentionKept {
+                query: inputs[0].clone(),
+                key: inputs[1].clone(),
+                value: inputs[2].clone(),
+                weights: tensor(weights, &self.full())?,
+            };
+            Ok(OpOutput::one(self.output.write(&y, 1)?, kept))
         })
     }
 
@@ -231,20 +243,15 @@ impl Operator for Attention {
     /// scale·dSᵀ·Q, and dS is the mask's gradient.
     fn backward(
         &self,
-        kept: Saved,
+        kept: AttentionKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let GemmShape { batch, m, n, k: depth } = self.scores();
         let width = self.value.sizes()[3];
-        let (q, k, v, p, held) = (
-            data(saved(&kept, 0)?)?,
-            data(saved(&kept, 1)?)?,
-            data(saved(&kept, 2)?)?,
-            data(saved(&kept, 3)?)?,
-            data(&dy)?,
-        );
+        let (q, k, v) = (data(&kept.query)?, data(&kept.key)?, data(&kept.value)?);
+        let (p, held) = (data(&kept.weights)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
             let (q, k) =
                 (self.query.read(q.of::<T>()?, 1), self.key.read(k.of::<T>()?, self.repeats()));

@@ -1,7 +1,6 @@
 //! `BatchNormalization`, in training (batch statistics) and inference form.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{NormShape, gradient_sums, input_gradient, normalize, statistics};
 use crate::onnx::trains_as_written;
@@ -9,10 +8,10 @@ use crate::student::Mode;
 use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
-/// Batch normalisation of one input shape.
+/// Batch normalization of one input shape.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::student) struct BatchNorm {
-    planes: NormShape,
+    pub(in crate::student) planes: NormShape,
     epsilon: f64,
     momentum: f64,
     training_mode: bool,
@@ -45,7 +44,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(operator, [0, 1, 2, 3, 4], shape.to_vec()))
 }
 
-/// How a batch is normalised: `y = (x − mean)·rstd·scale + bias`, by channel.
+/// How a batch is normalized: `y = (x − mean)·rstd·scale + bias`, by channel.
 #[derive(Debug)]
 pub(in crate::student) struct Normalizer {
     pub(in crate::student) means: Vec<f64>,
@@ -54,22 +53,32 @@ pub(in crate::student) struct Normalizer {
     pub(in crate::student) bias: Vec<f64>,
     /// Whether mean and deviation are the batch's own.
     pub(in crate::student) training: bool,
-    /// New values of the running statistics, as [`Forward::updates`].
+    /// New values of the running statistics, as [`OpOutput::updates`].
     pub(in crate::student) updates: Vec<(usize, Tensor)>,
 }
 
+/// What the backward pass takes: input and scale, and how the batch was normalized.
+#[derive(Debug)]
+pub(in crate::student) struct BatchNormKept {
+    x: Tensor,
+    scale: Tensor,
+    means: Vec<f64>,
+    rstd: Vec<f64>,
+    training: bool,
+}
+
 impl BatchNorm {
-    /// Whether the batch is normalised by its own statistics, which takes two values a channel.
-    pub(super) fn batch_statistics(&self, run: &Run) -> Result<bool> {
-        let training = match run.mode {
-            Mode::Train => !run.freeze_batchnorm && !self.is_frozen,
+    /// Whether the batch is normalized by its own statistics, which takes two values a channel.
+    pub(in crate::student) fn batch_statistics(&self, options: &PassOptions) -> Result<bool> {
+        let training = match options.mode {
+            Mode::Train => !options.freeze_batchnorm && !self.is_frozen,
             Mode::Eval => false,
             Mode::AsWritten => self.training_mode,
         };
         let count = self.planes.count();
         if training && count < 2.0 {
             return Err(Error::input(format!(
-                "batch normalisation: expected at least 2 values a channel, found {count}"
+                "batch normalization: expected at least 2 values a channel, found {count}"
             ))
             .hint("take a larger batch, or drop the last incomplete one"));
         }
@@ -77,31 +86,31 @@ impl BatchNorm {
     }
 
     /// Values of a channel.
-    pub(super) fn count(&self) -> f64 {
+    pub(in crate::student) fn count(&self) -> f64 {
         self.planes.count()
     }
 
-    pub(super) fn epsilon(&self) -> f64 {
+    pub(in crate::student) fn epsilon(&self) -> f64 {
         self.epsilon
     }
 
     /// The shares of the old and the new value in a running statistic.
-    pub(super) fn blend(&self) -> (f64, f64) {
+    pub(in crate::student) fn blend(&self) -> (f64, f64) {
         (self.momentum, 1.0 - self.momentum)
     }
 
-    /// Decides how the batch is normalised; `moments` gives its mean and variance by channel.
+    /// Decides how the batch is normalized; `moments` gives its mean and variance by channel.
     /// `inputs`: scale, bias, running mean and variance.
     pub(in crate::student) fn normalizer(
         &self,
-        run: &Run,
+        options: &PassOptions,
         moments: impl FnOnce() -> Result<Vec<(f64, f64)>>,
         inputs: &[&Tensor],
     ) -> Result<Normalizer> {
         let &[scale, bias, running_mean, running_var] = inputs else {
-            return Err(Error::input("batch normalisation: expected 5 inputs"));
+            return Err(Error::internal("batch normalization: expected 5 inputs"));
         };
-        let training = self.batch_statistics(run)?;
+        let training = self.batch_statistics(options)?;
         let count = self.planes.count();
         let moments = if training {
             moments()?
@@ -109,7 +118,7 @@ impl BatchNorm {
             wide(running_mean)?.into_iter().zip(wide(running_var)?).collect::<Vec<(f64, f64)>>()
         };
         let mut updates = Vec::new();
-        if training && run.mode == Mode::Train {
+        if training && options.mode == Mode::Train {
             let blend = |old: Vec<f64>, new: &dyn Fn(usize) -> f64| -> Vec<f64> {
                 old.iter()
                     .enumerate()
@@ -161,29 +170,23 @@ impl BatchNorm {
 }
 
 impl Operator for BatchNorm {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let NormShape { outer, channels, inner } = self.planes;
-        if outer * channels * inner == 0 {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::batch_norm::Normalization { norm: *self, outer, channels })
+    type Kept = BatchNormKept;
+
+    fn map_layer(&self) -> MapLayer<'_> {
+        MapLayer::BatchNorm(self)
     }
 
-    fn kind(&self) -> Kind<'_> {
-        Kind::BatchNorm(self)
-    }
-
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [x, parameters @ ..] = inputs else {
-            return Err(Error::input("batch normalisation: expected 5 inputs"));
+            return Err(Error::internal("batch normalization: expected 5 inputs"));
         };
         let held = data(x)?;
         let n = self.normalizer(
-            run,
+            options,
             || typed!(x.dtype(), |T| Ok(statistics(held.of::<T>()?, self.planes))),
             parameters,
         )?;
-        let centre: Vec<(f64, f64, f64)> = n
+        let affine: Vec<(f64, f64, f64)> = n
             .means
             .iter()
             .zip(&n.rstd)
@@ -191,38 +194,38 @@ impl Operator for BatchNorm {
             .map(|((&m, r), (s, &b))| (m, s * r, b))
             .collect();
         let y = typed!(x.dtype(), |T| tensor(
-            normalize(held.of::<T>()?, self.planes, &centre),
+            normalize(held.of::<T>()?, self.planes, &affine),
             x.dims()
         ))?;
-        let numbers = n.means.into_iter().chain(n.rstd).collect();
-        let saved = Saved {
-            tensors: vec![(*x).clone(), parameters[0].clone()],
-            numbers,
+        let kept = BatchNormKept {
+            x: (*x).clone(),
+            scale: parameters[0].clone(),
+            means: n.means,
+            rstd: n.rstd,
             training: n.training,
-            ..Saved::default()
         };
-        Ok(Forward { outputs: vec![y], saved, updates: n.updates })
+        Ok(OpOutput { updates: n.updates, ..OpOutput::one(y, kept) })
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: BatchNormKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
-        let (means, rstd) = kept.numbers.split_at(self.planes.channels);
-        let (held, held_dy) = (data(x)?, data(&dy)?);
+        let BatchNormKept { x, scale, means, rstd, training } = kept;
+        let (scale, dy) = (wide(&scale)?, only(gradients)?);
+        let (held, held_dy) = (data(&x)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
             let (x, dy_values) = (held.of::<T>()?, held_dy.of::<T>()?);
-            let sums = gradient_sums(x, dy_values, self.planes, means);
+            let sums = gradient_sums(x, dy_values, self.planes, &means);
             let dx = if wanted[0] {
-                let terms = self.input_terms([means, rstd, &scale], kept.training, &sums);
+                let terms = self.input_terms([&means, &rstd, &scale], training, &sums);
                 Some(tensor(input_gradient(x, dy_values, self.planes, &terms), dy.dims())?)
             } else {
                 None
             };
-            let [dscale, dbias] = Self::parameter_gradients(rstd, &sums, dy.dtype())?;
+            let [dscale, dbias] = Self::parameter_gradients(&rstd, &sums, dy.dtype())?;
             Ok(vec![dx, Some(dscale), Some(dbias), None, None])
         })
     }

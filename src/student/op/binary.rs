@@ -1,17 +1,24 @@
 //! `Add`, `Sub`, `Mul`, `Div`, `Mod` and `Pow` with broadcasting.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
 use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
+/// Functions whose gradients do not depend on the operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Function {
+pub(in crate::student) enum Linear {
     Add,
     Sub,
+    /// Of integers, towards zero: nothing flows back.
+    Quotient,
+}
+
+/// Functions whose gradients are taken at the operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::student) enum Curved {
     Mul,
     Div,
     Pow,
@@ -19,16 +26,26 @@ enum Function {
     Remainder,
     /// The remainder with the sign of the divisor.
     Modulo,
-    /// Of integers: towards zero.
-    Quotient,
+}
+
+/// The shapes of the operands, and the one that both repeat to.
+#[derive(Debug)]
+pub(in crate::student) struct Operands {
+    pub(in crate::student) a: Vec<usize>,
+    pub(in crate::student) b: Vec<usize>,
+    out: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Binary {
-    function: Function,
-    a: Vec<usize>,
-    b: Vec<usize>,
-    out: Vec<usize>,
+pub(in crate::student) struct LinearBinary {
+    pub(in crate::student) function: Linear,
+    pub(in crate::student) shapes: Operands,
+}
+
+#[derive(Debug)]
+pub(in crate::student) struct CurvedBinary {
+    pub(in crate::student) function: Curved,
+    pub(in crate::student) shapes: Operands,
 }
 
 /// The shape that two shapes broadcast to.
@@ -48,22 +65,34 @@ pub(in crate::student) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usiz
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
-    let function = match site.operator() {
-        "Add" => Function::Add,
-        "Sub" => Function::Sub,
-        "Mul" => Function::Mul,
-        "Pow" => Function::Pow,
-        "Mod" if site.int("fmod", 0) != 0 => Function::Remainder,
-        "Mod" => Function::Modulo,
-        _ if site.integer(0) && site.integer(1) => Function::Quotient,
-        _ => Function::Div,
-    };
     let (a, b) = (site.shape(0)?.to_vec(), site.shape(1)?.to_vec());
     let out = broadcast(&a, &b)?;
-    Ok(Built::new(Binary { function, a, b, out: out.clone() }, [0, 1], out))
+    let shapes = Operands { a, b, out: out.clone() };
+    let linear = match site.operator() {
+        "Add" => Some(Linear::Add),
+        "Sub" => Some(Linear::Sub),
+        "Div" if site.integer(0) && site.integer(1) => Some(Linear::Quotient),
+        _ => None,
+    };
+    if let Some(function) = linear {
+        return Ok(Built::new(LinearBinary { function, shapes }, [0, 1], out));
+    }
+    let function = match site.operator() {
+        "Mul" => Curved::Mul,
+        "Pow" => Curved::Pow,
+        "Mod" if site.int("fmod", 0) != 0 => Curved::Remainder,
+        "Mod" => Curved::Modulo,
+        _ => Curved::Div,
+    };
+    Ok(Built::new(CurvedBinary { function, shapes }, [0, 1], out))
 }
 
-impl Binary {
+impl Operands {
+    /// `f(a, b)` of the operands' values, both repeated.
+    fn zip<T: Element>(&self, a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+        broadcast_zip((a, &self.a), (b, &self.b), &self.out, f)
+    }
+
     /// Sums a gradient over what an operand was repeated along.
     fn reduced<T: Element>(&self, full: Vec<T>, to: &[usize]) -> Result<Tensor> {
         if to == self.out { tensor(full, to) } else { tensor(reduce_sum(&full, &self.out, to), to) }
@@ -78,158 +107,163 @@ impl Binary {
         }
     }
 
-    /// `f(a, b)·d`, summed over what the operand was repeated along.
-    fn sloped<T: Element>(
+    /// `f(d, x)` with an operand's values, summed over what `to` was repeated along.
+    fn scaled<T: Element>(
         &self,
-        kept: &Saved,
-        dy: &[T],
+        d: &[T],
+        x: (&[T], &[usize]),
         to: &[usize],
         f: impl Fn(T, T) -> T + Sync,
     ) -> Result<Tensor> {
-        let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
-        let slope = broadcast_zip((a.of::<T>()?, &self.a), (b.of::<T>()?, &self.b), &self.out, f);
-        self.reduced(
-            broadcast_zip((dy, &self.out), (&slope, &self.out), &self.out, |d, s| d * s),
-            to,
-        )
+        self.reduced(broadcast_zip((d, &self.out), x, &self.out, f), to)
     }
 
-    fn gradients<T: Element>(
+    /// `d·f(a, b)`, summed likewise.
+    fn sloped<T: Element>(
         &self,
-        kept: &Saved,
-        dy: &Tensor,
-        wanted: &[bool],
-    ) -> Result<Vec<Option<Tensor>>> {
-        let held = data(dy)?;
-        let d = held.of::<T>()?;
-        let out = self.out.as_slice();
-        let (a_shape, b_shape) = (self.a.as_slice(), self.b.as_slice());
-        let when = |i: usize, f: &dyn Fn() -> Result<Tensor>| {
-            if wanted[i] { f().map(Some) } else { Ok(None) }
-        };
-        match self.function {
-            Function::Add => Ok(vec![
-                when(0, &|| self.passed::<T>(dy, a_shape))?,
-                when(1, &|| self.passed::<T>(dy, b_shape))?,
-            ]),
-            Function::Sub => Ok(vec![
-                when(0, &|| self.passed::<T>(dy, a_shape))?,
-                when(1, &|| self.reduced(map(d, |d| -d), b_shape))?,
-            ]),
-            Function::Mul => {
-                let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
-                let (a, b) = (a.of::<T>()?, b.of::<T>()?);
-                Ok(vec![
-                    when(0, &|| {
-                        self.reduced(
-                            broadcast_zip((d, out), (b, b_shape), out, |d, b| d * b),
-                            a_shape,
-                        )
-                    })?,
-                    when(1, &|| {
-                        self.reduced(
-                            broadcast_zip((d, out), (a, a_shape), out, |d, a| d * a),
-                            b_shape,
-                        )
-                    })?,
-                ])
-            }
-            Function::Div => {
-                let b = data(saved(kept, 1)?)?;
-                let b = b.of::<T>()?;
-                Ok(vec![
-                    when(0, &|| {
-                        self.reduced(
-                            broadcast_zip((d, out), (b, b_shape), out, |d, b| d / b),
-                            a_shape,
-                        )
-                    })?,
-                    when(1, &|| self.sloped(kept, d, b_shape, |a, b| -a / (b * b)))?,
-                ])
-            }
-            // at 0 to the power of 0 the slopes are 0, as in PyTorch
-            Function::Pow => Ok(vec![
-                when(0, &|| {
-                    self.sloped(kept, d, a_shape, |a, b| {
-                        if b == T::zero() { b } else { b * a.powf(b - T::one()) }
-                    })
-                })?,
-                when(1, &|| {
-                    let still = |a: T, b: T| a == T::zero() && b >= T::zero();
-                    self.sloped(kept, d, b_shape, |a, b| {
-                        if still(a, b) { T::zero() } else { a.powf(b) * a.ln() }
-                    })
-                })?,
-            ]),
-            Function::Remainder | Function::Modulo => {
-                let own = when(0, &|| self.passed::<T>(dy, a_shape))?;
-                let whole: fn(T) -> T =
-                    if self.function == Function::Remainder { T::trunc } else { T::floor };
-                Ok(vec![own, when(1, &|| self.sloped(kept, d, b_shape, |a, b| -whole(a / b)))?])
-            }
-            Function::Quotient => Ok(vec![None, None]),
-        }
+        d: &[T],
+        [a, b]: [&[T]; 2],
+        to: &[usize],
+        f: impl Fn(T, T) -> T + Sync,
+    ) -> Result<Tensor> {
+        let slope = self.zip(a, b, f);
+        self.scaled(d, (&slope, &self.out), to, |d, s| d * s)
     }
 }
 
-impl Operator for Binary {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        use on_device::binary::Function as Form;
-        let function = match self.function {
-            Function::Add => Form::Add,
-            Function::Sub => Form::Sub,
-            Function::Mul => Form::Mul,
-            Function::Div => Form::Div,
-            // candle's power is exp(b·ln a), which has no negative base
-            Function::Pow | Function::Remainder | Function::Modulo | Function::Quotient => {
-                return Ok(None);
-            }
-        };
-        on_device::boxed(on_device::binary::Binary {
-            function,
-            a: self.a.clone(),
-            b: self.b.clone(),
-        })
+/// A gradient if it is wanted.
+fn when(wanted: bool, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
+    if wanted { f().map(Some) } else { Ok(None) }
+}
+
+impl Operator for LinearBinary {
+    type Kept = ();
+
+    fn map_layer(&self) -> MapLayer<'_> {
+        if self.function == Linear::Add && self.shapes.a == self.shapes.b {
+            MapLayer::Add
+        } else {
+            MapLayer::Other
+        }
     }
 
-    fn kind(&self) -> Kind<'_> {
-        if self.function == Function::Add && self.a == self.b { Kind::Add } else { Kind::Other }
-    }
-
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let (held_a, held_b) = (data(inputs[0])?, data(inputs[1])?);
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), |T| {
-            let (a, b) =
-                ((held_a.of::<T>()?, self.a.as_slice()), (held_b.of::<T>()?, self.b.as_slice()));
+            let (a, b) = (a.of::<T>()?, b.of::<T>()?);
             let y = match self.function {
-                Function::Add => broadcast_zip(a, b, &self.out, |a, b| a + b),
-                Function::Sub => broadcast_zip(a, b, &self.out, |a, b| a - b),
-                Function::Mul => broadcast_zip(a, b, &self.out, |a, b| a * b),
-                Function::Div => broadcast_zip(a, b, &self.out, |a, b| a / b),
-                Function::Pow => broadcast_zip(a, b, &self.out, T::powf),
-                Function::Remainder => broadcast_zip(a, b, &self.out, |a, b| a % b),
-                Function::Quotient => broadcast_zip(a, b, &self.out, |a, b| (a / b).trunc()),
-                Function::Modulo => broadcast_zip(a, b, &self.out, |a, b| a - b * (a / b).floor()),
+                Linear::Add => self.shapes.zip(a, b, |a, b| a + b),
+                Linear::Sub => self.shapes.zip(a, b, |a, b| a - b),
+                Linear::Quotient => self.shapes.zip(a, b, |a, b| (a / b).trunc()),
             };
-            tensor(y, &self.out)
+            tensor(y, &self.shapes.out)
         })?;
-        let keep = matches!(
-            self.function,
-            Function::Mul | Function::Div | Function::Pow | Function::Remainder | Function::Modulo
-        );
-        Ok(Forward::one(
-            y,
-            if keep { vec![inputs[0].clone(), inputs[1].clone()] } else { Vec::new() },
-        ))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        typed!(dy.dtype(), |T| self.gradients::<T>(&kept, &dy, wanted))
+        let Operands { a, b, .. } = &self.shapes;
+        typed!(dy.dtype(), |T| {
+            let da = || self.shapes.passed::<T>(&dy, a);
+            match self.function {
+                Linear::Add => {
+                    let db = || self.shapes.passed::<T>(&dy, b);
+                    Ok(vec![when(wanted[0], da)?, when(wanted[1], db)?])
+                }
+                Linear::Sub => {
+                    let held = data(&dy)?;
+                    let d = held.of::<T>()?;
+                    let db = || self.shapes.reduced(map(d, |d| -d), b);
+                    Ok(vec![when(wanted[0], da)?, when(wanted[1], db)?])
+                }
+                Linear::Quotient => Ok(vec![None, None]),
+            }
+        })
+    }
+}
+
+impl CurvedBinary {
+    /// The gradients of both operands where they are wanted. `d`: the values of `dy`.
+    fn gradients<T: Element>(
+        &self,
+        [a, b]: [&[T]; 2],
+        (dy, d): (&Tensor, &[T]),
+        wanted: &[bool],
+    ) -> Result<[Option<Tensor>; 2]> {
+        let s = &self.shapes;
+        let (of_a, of_b) = ((a, s.a.as_slice()), (b, s.b.as_slice()));
+        let [first, second] = [wanted[0], wanted[1]];
+        Ok(match self.function {
+            Curved::Mul => [
+                when(first, || s.scaled(d, of_b, &s.a, |d, b| d * b))?,
+                when(second, || s.scaled(d, of_a, &s.b, |d, a| d * a))?,
+            ],
+            Curved::Div => [
+                when(first, || s.scaled(d, of_b, &s.a, |d, b| d / b))?,
+                when(second, || s.sloped(d, [a, b], &s.b, |a, b| -a / (b * b)))?,
+            ],
+            // at 0 to the power of 0 the slopes are 0, as in PyTorch
+            Curved::Pow => {
+                let by_base = |a: T, b: T| {
+                    if b == T::zero() { b } else { b * a.powf(b - T::one()) }
+                };
+                let still = |a: T, b: T| a == T::zero() && b >= T::zero();
+                let by_power = |a: T, b: T| {
+                    if still(a, b) { T::zero() } else { a.powf(b) * a.ln() }
+                };
+                [
+                    when(first, || s.sloped(d, [a, b], &s.a, by_base))?,
+                    when(second, || s.sloped(d, [a, b], &s.b, by_power))?,
+                ]
+            }
+            Curved::Remainder | Curved::Modulo => {
+                let whole: fn(T) -> T =
+                    if self.function == Curved::Remainder { T::trunc } else { T::floor };
+                [
+                    when(first, || s.passed::<T>(dy, &s.a))?,
+                    when(second, || s.sloped(d, [a, b], &s.b, |a, b| -whole(a / b)))?,
+                ]
+            }
+        })
+    }
+}
+
+impl Operator for CurvedBinary {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let (a, b) = (data(inputs[0])?, data(inputs[1])?);
+        let y = typed!(inputs[0].dtype(), |T| {
+            let (a, b) = (a.of::<T>()?, b.of::<T>()?);
+            let y = match self.function {
+                Curved::Mul => self.shapes.zip(a, b, |a, b| a * b),
+                Curved::Div => self.shapes.zip(a, b, |a, b| a / b),
+                Curved::Pow => self.shapes.zip(a, b, T::powf),
+                Curved::Remainder => self.shapes.zip(a, b, |a, b| a % b),
+                Curved::Modulo => self.shapes.zip(a, b, |a, b| a - b * (a / b).floor()),
+            };
+            tensor(y, &self.shapes.out)
+        })?;
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
+    }
+
+    fn backward(
+        &self,
+        [a, b]: Self::Kept,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?;
+        let (a, b, d) = (data(&a)?, data(&b)?, data(&dy)?);
+        typed!(dy.dtype(), |T| {
+            let operands = [a.of::<T>()?, b.of::<T>()?];
+            self.gradients(operands, (&dy, d.of::<T>()?), wanted).map(Vec::from)
+        })
     }
 }

@@ -1,8 +1,7 @@
 //! `Cast` and `CastLike`. On data all numbers are floats: between float types nothing changes, to
 //! an integer the fraction goes (and with it the gradient), to a boolean only zero or not remains.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::student::op::site::INTEGERS;
@@ -10,7 +9,7 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Cast {
+pub(in crate::student) enum Cast {
     Keep,
     Truncate,
     Truth,
@@ -39,16 +38,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Cast {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        use on_device::unary::Unary;
-        on_device::boxed(match self {
-            Self::Keep => Unary::Keep,
-            Self::Truncate => Unary::Truncate,
-            Self::Truth => Unary::Truth,
-        })
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let held = data(x)?;
         let y = typed!(x.dtype(), |T| match self {
@@ -57,12 +49,12 @@ impl Operator for Cast {
             Self::Truth =>
                 tensor(map(held.of::<T>()?, |x| if x == 0.0 { 0.0 } else { 1.0 }), x.dims()),
         })?;
-        Ok(Forward::one(y, Vec::new()))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

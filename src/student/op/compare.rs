@@ -1,7 +1,7 @@
 //! Comparisons and logical operators on data: 1 for true, 0 for false. Nothing flows back through
 //! them.
 
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::Result;
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::broadcast_zip;
@@ -9,7 +9,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Function {
+enum Predicate {
     Equal,
     Less,
     LessOrEqual,
@@ -26,28 +26,28 @@ enum Function {
 
 #[derive(Debug)]
 struct Compare {
-    function: Function,
+    function: Predicate,
     output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let function = match site.operator() {
-        "Equal" => Function::Equal,
-        "Less" => Function::Less,
-        "LessOrEqual" => Function::LessOrEqual,
-        "Greater" => Function::Greater,
-        "GreaterOrEqual" => Function::GreaterOrEqual,
-        "And" => Function::And,
-        "Or" => Function::Or,
-        "Xor" => Function::Xor,
-        "Not" => Function::Not,
-        "IsNaN" => Function::IsNan,
-        _ => Function::IsInf(
+        "Equal" => Predicate::Equal,
+        "Less" => Predicate::Less,
+        "LessOrEqual" => Predicate::LessOrEqual,
+        "Greater" => Predicate::Greater,
+        "GreaterOrEqual" => Predicate::GreaterOrEqual,
+        "And" => Predicate::And,
+        "Or" => Predicate::Or,
+        "Xor" => Predicate::Xor,
+        "Not" => Predicate::Not,
+        "IsNaN" => Predicate::IsNan,
+        _ => Predicate::IsInf(
             site.int("detect_negative", 1) != 0,
             site.int("detect_positive", 1) != 0,
         ),
     };
-    if matches!(function, Function::Not | Function::IsNan | Function::IsInf(..)) {
+    if matches!(function, Predicate::Not | Predicate::IsNan | Predicate::IsInf(..)) {
         let output = site.shape(0)?.to_vec();
         return Ok(Built::new(Compare { function, output: output.clone() }, [0], output));
     }
@@ -59,7 +59,7 @@ fn truth<T: Element>(value: bool) -> T {
     if value { T::one() } else { T::zero() }
 }
 
-impl Function {
+impl Predicate {
     fn of_one<T: Element>(self, x: &[T]) -> Vec<T> {
         match self {
             Self::IsNan => map(x, |x| truth(x.is_nan())),
@@ -85,25 +85,27 @@ impl Function {
 }
 
 impl Operator for Compare {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let a = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), |T| {
             let Some(second) = inputs.get(1) else {
-                return Ok(Forward::one(
+                return Ok(OpOutput::one(
                     tensor(self.function.of_one(a.of::<T>()?), &self.output)?,
-                    Vec::new(),
+                    (),
                 ));
             };
             let b = data(second)?;
             let (a, b) = ((a.of::<T>()?, inputs[0].dims()), (b.of::<T>()?, second.dims()));
             tensor(broadcast_zip(a, b, &self.output, self.function.of_two()), &self.output)
         })?;
-        Ok(Forward::one(y, Vec::new()))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         _gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,6 @@
 //! `Concat` along an axis.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, scatter};
 use crate::student::op::site::axis;
@@ -9,10 +8,10 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Concat {
-    axis: usize,
+pub(in crate::student) struct Concat {
+    pub(in crate::student) axis: usize,
     /// Where each input lies in the output.
-    views: Vec<Strided>,
+    pub(in crate::student) views: Vec<Strided>,
     output: Vec<usize>,
 }
 
@@ -48,27 +47,21 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Concat {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        if self.views.iter().any(Strided::is_empty) {
-            return Ok(None);
-        }
-        let sizes = self.views.iter().map(|v| v.shape[self.axis]).collect();
-        on_device::boxed(on_device::concat::Concat { axis: self.axis, sizes })
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = vec![0.0; self.output.iter().product()];
             for (x, view) in inputs.iter().zip(&self.views) {
                 scatter(data(x)?.of::<T>()?, view, &mut out);
             }
-            Ok(Forward::one(tensor(out, &self.output)?, Vec::new()))
+            Ok(OpOutput::one(tensor(out, &self.output)?, ()))
         })
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,9 +1,8 @@
 //! `Conv` over two spatial axes (one is taken as a height of 1, of three the first is taken as
 //! frames): groups, strides, dilations, pads, `auto_pad`.
 
-use super::on_device::{self, Target};
 use super::view::transposed;
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::elementwise::sum_per_channel;
@@ -15,13 +14,13 @@ use candle_core::Tensor;
 use std::borrow::Cow;
 
 #[derive(Debug)]
-struct Convolution {
-    conv: Conv,
+pub(in crate::student) struct Convolution {
+    pub(in crate::student) conv: Conv,
     /// How the first of three spatial axes is read.
-    frames: Option<Frames>,
-    input: Vec<usize>,
-    weight: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) frames: Option<Frames>,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) weight: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 /// Padding before and after each spatial axis, as `pads` or `auto_pad` say.
@@ -187,7 +186,7 @@ impl Convolution {
         turned(&y, [frames.volumes, frames.output, self.conv.filters, self.area()])
     }
 
-    /// The way back.
+    /// The inverse of [`Convolution::volumes`].
     fn results<'a, T: Float>(&self, dy: &'a [T]) -> Cow<'a, [T]> {
         let Some(frames) = self.frames else { return Cow::Borrowed(dy) };
         Cow::Owned(turned(dy, [frames.volumes, self.conv.filters, frames.output, self.area()]))
@@ -206,21 +205,14 @@ fn turned<T: Float>(x: &[T], shape: [usize; 4]) -> Vec<T> {
 }
 
 impl Operator for Convolution {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
-        if self.frames.is_some() {
-            return Ok(None);
-        }
-        let form = on_device::conv::Convolution::new(self.conv, false, shapes, target)?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
-    }
+    type Kept = [Tensor; 2];
 
-    fn kind(&self) -> Kind<'_> {
+    fn map_layer(&self) -> MapLayer<'_> {
         // an axis of length 1 stands in for the height of a sequence, which has no blocks
-        if self.input.len() == 4 { Kind::Convolution(&self.conv) } else { Kind::Other }
+        if self.input.len() == 4 { MapLayer::Convolution(&self.conv) } else { MapLayer::Other }
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, weight) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
         let y = typed!(inputs[0].dtype(), |T| {
@@ -228,17 +220,17 @@ impl Operator for Convolution {
             let y = conv::forward(&self.conv, &self.images(x.of::<T>()?), weight.of::<T>()?, bias);
             tensor(self.volumes(y), &self.output)
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, weight]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (x, weight, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (x, weight, held) = (data(&x)?, data(&weight)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
             let d = &self.results(held.of::<T>()?);
             let mut result = vec![None; wanted.len()];

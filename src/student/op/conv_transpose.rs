@@ -2,8 +2,7 @@
 //! weight.
 
 use super::conv::plane;
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::elementwise::{add_per_channel, sum_per_channel};
@@ -11,12 +10,12 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct ConvTranspose {
+pub(in crate::student) struct ConvTranspose {
     /// The convolution from the output to the input.
-    conv: Conv,
-    input: Vec<usize>,
-    weight: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) conv: Conv,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) weight: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -146,13 +145,9 @@ fn extents<const N: usize>(
 }
 
 impl Operator for ConvTranspose {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
-        let form = on_device::conv::Convolution::new(self.conv, true, shapes, target)?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
-    }
+    type Kept = [Tensor; 2];
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, weight) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
         let y = typed!(inputs[0].dtype(), |T| {
@@ -162,17 +157,17 @@ impl Operator for ConvTranspose {
             }
             tensor(y, &self.output)
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, weight]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (x, weight, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (x, weight, held) = (data(&x)?, data(&weight)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
             let d = held.of::<T>()?;
             let mut result = vec![None; wanted.len()];

@@ -1,8 +1,7 @@
 //! `DepthToSpace` (pixel shuffle) and `SpaceToDepth`: blocks of channels and blocks of pixels
 //! change places.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather};
 use crate::student::op::view::transposed;
@@ -10,15 +9,15 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Blocks {
-    /// The input as six axes in the output's order, and the way back.
+pub(in crate::student) struct Blocks {
+    /// The input as six axes in the output's order, and the inverse.
     forward: Strided,
     backward: Strided,
     /// Those axes before, and their order.
-    shape: [usize; 6],
-    order: [usize; 6],
-    input: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) shape: [usize; 6],
+    pub(in crate::student) order: [usize; 6],
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -68,26 +67,19 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Blocks {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::arrange::Permute {
-            shape: self.shape.to_vec(),
-            order: self.order.to_vec(),
-            input: self.input.clone(),
-            output: self.output.clone(),
-        })
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), |T| Ok(Forward::one(
+        typed!(inputs[0].dtype(), |T| Ok(OpOutput::one(
             tensor(gather(x.of::<T>()?, &self.forward), &self.output)?,
-            Vec::new()
+            ()
         )))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,7 @@
 //! Random numbers as pure functions of (pass, node, position): nothing is drawn from a stream, so a
 //! mask is the same for any number of threads, and can be drawn again in the backward pass.
 
-/// The finaliser of `SplitMix64` (Steele et al. 2014): a bijection whose outputs pass for
+/// The finalizer of `SplitMix64` (Steele et al. 2014): a bijection whose outputs pass for
 /// independent.
 fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);

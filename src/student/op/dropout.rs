@@ -1,8 +1,7 @@
 //! `Dropout`: the mask is a pure function of (pass, node, position), and drawn again in the
 //! backward pass.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, draw, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, draw, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
@@ -11,7 +10,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dropout {
+pub(in crate::student) struct Dropout {
     ratio: f64,
     training_mode: bool,
     number: u64,
@@ -32,13 +31,13 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Dropout {
     /// What the masks of a pass are drawn by; `None` where nothing is dropped.
-    pub(super) fn key(&self, run: &Run) -> Option<u64> {
-        let training = match run.mode {
+    pub(in crate::student) fn key(&self, options: &PassOptions) -> Option<u64> {
+        let training = match options.mode {
             Mode::Train => true,
             Mode::Eval => false,
             Mode::AsWritten => self.training_mode,
         };
-        (training && self.ratio > 0.0).then(|| draw::key(run.seed, self.number))
+        (training && self.ratio > 0.0).then(|| draw::key(options.seed, self.number))
     }
 
     fn masked<T: Element>(&self, x: &[T], key: u64) -> Vec<T> {
@@ -53,41 +52,32 @@ impl Dropout {
     }
 
     /// The masked tensor, times what keeps its mean.
-    pub(super) fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
+    pub(in crate::student) fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
         let held = data(x)?;
         typed!(x.dtype(), |T| tensor(self.masked(held.of::<T>()?, key), x.dims()))
     }
 }
 
 impl Operator for Dropout {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::dropout::OnDevice(*self))
-    }
+    type Kept = Option<u64>;
 
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let Some(key) = self.key(run) else {
-            return Ok(Forward::one(inputs[0].clone(), Vec::new()));
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let Some(key) = self.key(options) else {
+            return Ok(OpOutput::one(inputs[0].clone(), None));
         };
-        let mut forward = Forward::one(self.apply(inputs[0], key)?, Vec::new());
-        forward.saved.training = true;
-        // the key as two exact halves
-        forward.saved.places = vec![(key >> 32) as u32, (key & 0xFFFF_FFFF) as u32];
-        Ok(forward)
+        Ok(OpOutput::one(self.apply(inputs[0], key)?, Some(key)))
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        key: Option<u64>,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        if !saved.training {
-            return Ok(vec![Some(dy)]);
-        }
-        let [high, low] = saved.places[..] else {
-            return Err(Error::input("dropout saved no key"));
-        };
-        Ok(vec![Some(self.apply(&dy, u64::from(high) << 32 | u64::from(low))?)])
+        Ok(vec![Some(match key {
+            Some(key) => self.apply(&dy, key)?,
+            None => dy,
+        })])
     }
 }

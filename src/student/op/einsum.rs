@@ -1,7 +1,7 @@
 //! `Einsum` of one or two operands: brought to a batch of matrix products, labels that only one
 //! operand has and the result lacks summed first.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum, scatter};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
@@ -23,7 +23,7 @@ struct Term {
 struct Einsum {
     gemm: GemmShape,
     terms: Vec<Term>,
-    /// The product `[batch, m, n]` in the output's order, and the way back.
+    /// The product `[batch, m, n]` in the output's order, and the inverse.
     there: Strided,
     back: Strided,
     output: Vec<usize>,
@@ -171,7 +171,9 @@ impl Term {
 }
 
 impl Operator for Einsum {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Vec<Tensor>;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = typed!(inputs[0].dtype(), |T| {
             let held = inputs.iter().map(|x| data(x)).collect::<Result<Vec<_>>>()?;
             let a = self.terms[0].matrices(held[0].of::<T>()?);
@@ -194,12 +196,12 @@ impl Operator for Einsum {
             };
             tensor(gather(&made, &self.there), &self.output)
         })?;
-        Ok(Forward::one(y, inputs.iter().map(|&x| x.clone()).collect()))
+        Ok(OpOutput::one(y, inputs.iter().map(|&x| x.clone()).collect()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        operands: Vec<Tensor>,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -208,15 +210,12 @@ impl Operator for Einsum {
         let GemmShape { batch, m, n, k } = self.gemm;
         typed!(dy.dtype(), |T| {
             let d = gather(held.of::<T>()?, &self.back);
-            let Some(second) = self.terms.get(1) else {
+            let ([first, second], [a, b]) = (self.terms.as_slice(), operands.as_slice()) else {
                 return Ok(vec![Some(self.terms[0].back(&d)?)]);
-            };
-            let matrices = |i: usize, term: &Term| {
-                Ok::<_, Error>(term.matrices(data(saved(&kept, i)?)?.of::<T>()?))
             };
             let mut result = vec![None, None];
             if wanted[0] {
-                let b = matrices(1, second)?;
+                let b = second.matrices(data(b)?.of::<T>()?);
                 let mut da: Vec<T> = vec![0.0; batch * m * k];
                 let shape = GemmShape { batch, m, n: k, k: n };
                 batched_gemm(
@@ -227,10 +226,10 @@ impl Operator for Einsum {
                     0.0,
                     &mut da,
                 );
-                result[0] = Some(self.terms[0].back(&da)?);
+                result[0] = Some(first.back(&da)?);
             }
             if wanted[1] {
-                let a = matrices(0, &self.terms[0])?;
+                let a = first.matrices(data(a)?.of::<T>()?);
                 let mut db: Vec<T> = vec![0.0; batch * k * n];
                 let shape = GemmShape { batch, m: k, n, k: m };
                 batched_gemm(

@@ -1,7 +1,7 @@
 //! `ArgMax` and `ArgMin`: where along an axis the extremum lies, the first of equals or the last.
 //! Nothing flows back.
 
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::student::op::site::axis;
@@ -59,15 +59,17 @@ impl Extremum {
 }
 
 impl Operator for Extremum {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), |T| tensor(self.places(x.of::<T>()?), &self.output))?;
-        Ok(Forward::one(y, Vec::new()))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         _gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,21 +1,20 @@
 //! `Gather` along an axis: by known indices, or by indices that are data (an embedding of tokens).
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
 use crate::student::value::{data, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Gather {
-    input: Vec<usize>,
-    output: Vec<usize>,
+pub(in crate::student) struct GatherAxis {
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
     /// The indices where they are known.
-    indices: Option<Vec<u32>>,
+    pub(in crate::student) indices: Option<Vec<u32>>,
     /// Size of the axis, and of everything behind it.
-    size: usize,
-    inner: usize,
+    pub(in crate::student) size: usize,
+    pub(in crate::student) inner: usize,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -29,7 +28,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         None => None,
     };
     let inputs: &[usize] = if indices.is_some() { &[0] } else { &[0, 1] };
-    Ok(Built::new(Gather { input, output: output.clone(), indices, size, inner }, inputs, output))
+    Ok(Built::new(
+        GatherAxis { input, output: output.clone(), indices, size, inner },
+        inputs,
+        output,
+    ))
 }
 
 /// An index counted from the end if negative.
@@ -43,7 +46,7 @@ pub(super) fn place(index: i64, size: usize) -> Result<u32> {
 
 /// The places that indices name: known ones, or those of a tensor on the host.
 #[allow(clippy::cast_possible_truncation, reason = "indices are whole numbers")]
-pub(super) fn places_of(
+pub(in crate::student) fn places_of(
     known: Option<&[u32]>,
     indices: Option<&Tensor>,
     size: usize,
@@ -53,25 +56,14 @@ pub(super) fn places_of(
         (None, Some(indices)) => {
             wide(indices)?.into_iter().map(|i| place(i as i64, size)).collect()
         }
-        (None, None) => Err(Error::input("indices are missing")),
+        (None, None) => Err(Error::internal("indices are missing")),
     }
 }
 
-impl Operator for Gather {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        if self.size * self.inner == 0 || self.output.contains(&0) {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::gather::Gather {
-            input: self.input.clone(),
-            output: self.output.clone(),
-            indices: self.indices.clone(),
-            size: self.size,
-            inner: self.inner,
-        })
-    }
+impl Operator for GatherAxis {
+    type Kept = Vec<u32>;
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let places = places_of(self.indices.as_deref(), inputs.get(1).copied(), self.size)?;
         typed!(inputs[0].dtype(), |T| {
@@ -81,15 +73,13 @@ impl Operator for Gather {
                     out.extend_from_slice(&block[i as usize * self.inner..][..self.inner]);
                 }
             }
-            let mut forward = Forward::one(tensor(out, &self.output)?, Vec::new());
-            forward.saved.places = places;
-            Ok(forward)
+            Ok(OpOutput::one(tensor(out, &self.output)?, places))
         })
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        places: Vec<u32>,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -99,7 +89,7 @@ impl Operator for Gather {
             let mut dx: Vec<T> = vec![0.0; self.input.iter().product()];
             let mut rows = held.of::<T>()?.chunks_exact(self.inner.max(1));
             for block in dx.chunks_exact_mut((self.size * self.inner).max(1)) {
-                for (&i, row) in saved.places.iter().zip(&mut rows) {
+                for (&i, row) in places.iter().zip(&mut rows) {
                     block[i as usize * self.inner..][..self.inner]
                         .iter_mut()
                         .zip(row)

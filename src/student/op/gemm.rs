@@ -1,7 +1,6 @@
 //! `Gemm`: `Y = α·A'B' + β·C`, where A' and B' may be transposes and C is repeated.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
@@ -11,15 +10,15 @@ use candle_core::Tensor;
 
 #[derive(Debug)]
 #[allow(clippy::struct_field_names, reason = "the operator's own letters")]
-struct Gemm {
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: f64,
-    beta: f64,
-    transposed_a: bool,
-    transposed_b: bool,
-    c: Option<Vec<usize>>,
+pub(in crate::student) struct Gemm {
+    pub(in crate::student) m: usize,
+    pub(in crate::student) n: usize,
+    pub(in crate::student) k: usize,
+    pub(in crate::student) alpha: f64,
+    pub(in crate::student) beta: f64,
+    pub(in crate::student) transposed_a: bool,
+    pub(in crate::student) transposed_b: bool,
+    pub(in crate::student) c: Option<Vec<usize>>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -48,21 +47,9 @@ fn matrix<T>(data: &[T], transposed: bool) -> Matrix<'_, T> {
 }
 
 impl Operator for Gemm {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        if self.m * self.n * self.k == 0 {
-            return Ok(None);
-        }
-        let Self { alpha, beta, transposed_a, transposed_b, .. } = *self;
-        on_device::boxed(on_device::matrix::Gemm {
-            alpha,
-            beta,
-            transposed_a,
-            transposed_b,
-            c: self.c.clone(),
-        })
-    }
+    type Kept = [Tensor; 2];
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let c = inputs.get(2).map(|c| data(c)).transpose()?;
         let Self { m, n, k, .. } = *self;
@@ -86,17 +73,17 @@ impl Operator for Gemm {
             }
             tensor(y, &[m, n])
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [a, b]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (held_a, held_b, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (held_a, held_b, held) = (data(&a)?, data(&b)?, data(&dy)?);
         let Self { m, n, k, .. } = *self;
         typed!(dy.dtype(), |T| {
             let (a, b, d) = (held_a.of::<T>()?, held_b.of::<T>()?, held.of::<T>()?);

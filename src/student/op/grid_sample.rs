@@ -1,6 +1,6 @@
 //! `GridSample` of images: values at the points of a grid, between and outside of the pixels.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::grid::{Interpolation, Padding, Sampler};
 use crate::student::value::{data, tensor, typed};
@@ -66,25 +66,27 @@ impl GridSample {
 }
 
 impl Operator for GridSample {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, grid) = (data(inputs[0])?, data(inputs[1])?);
         let (channels, points) = self.sizes();
         let y = typed!(inputs[0].dtype(), |T| {
             let y = self.sampler.forward(x.of::<T>()?, grid.of::<T>()?, channels, points);
             tensor(y, &self.output)
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     /// The nearest pixel stays the nearest: its grid has no gradient.
     fn backward(
         &self,
-        kept: Saved,
+        [x, grid]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (x, grid, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (x, grid, held) = (data(&x)?, data(&grid)?, data(&dy)?);
         let (channels, points) = self.sizes();
         typed!(dy.dtype(), |T| {
             let (x, grid, d) = (x.of::<T>()?, grid.of::<T>()?, held.of::<T>()?);

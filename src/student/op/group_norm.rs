@@ -1,23 +1,22 @@
 //! `GroupNormalization` and `InstanceNormalization` (groups of one channel): statistics by image
 //! and group.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{NormShape, gradient_sums, input_gradient, normalize, row_statistics};
 use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct GroupNorm {
-    images: usize,
-    channels: usize,
-    groups: usize,
+pub(in crate::student) struct GroupNorm {
+    pub(in crate::student) images: usize,
+    pub(in crate::student) channels: usize,
+    pub(in crate::student) groups: usize,
     inner: usize,
-    epsilon: f64,
+    pub(in crate::student) epsilon: f64,
     /// Channels that share one scale and bias: 1, or a whole group (`GroupNormalization` before
     /// opset 21).
-    shared: usize,
+    pub(in crate::student) shared: usize,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -49,6 +48,14 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(operator, [0, 1, 2], shape.to_vec()))
 }
 
+/// What the backward pass takes: input and scale, mean and 1/deviation by image and group.
+#[derive(Debug)]
+pub(in crate::student) struct GroupNormKept {
+    x: Tensor,
+    scale: Tensor,
+    statistics: Vec<(f64, f64)>,
+}
+
 impl GroupNorm {
     /// Each channel of each image as a plane of its own.
     fn planes(&self) -> NormShape {
@@ -63,36 +70,25 @@ impl GroupNorm {
 }
 
 impl Operator for GroupNorm {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let Self { images, channels, groups, epsilon, shared, .. } = *self;
-        on_device::boxed(on_device::layer_norm::GroupNorm {
-            images,
-            channels,
-            groups,
-            epsilon,
-            shared,
-        })
-    }
+    type Kept = GroupNormKept;
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = data(inputs[0])?;
         let (scale, bias) = (wide(inputs[1])?, wide(inputs[2])?);
         let width = self.channels / self.groups * self.inner;
         typed!(inputs[0].dtype(), |T| {
             let x = held.of::<T>()?;
             let statistics = row_statistics(x, width, self.epsilon);
-            let centre: Vec<(f64, f64, f64)> = (0..self.planes().channels)
+            let affine: Vec<(f64, f64, f64)> = (0..self.planes().channels)
                 .map(|plane| {
                     let (row, slot) = self.of_plane(plane);
                     let (mean, rstd) = statistics[row];
                     (mean, scale[slot] * rstd, bias[slot])
                 })
                 .collect();
-            let y = tensor(normalize(x, self.planes(), &centre), inputs[0].dims())?;
-            let mut forward = Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]);
-            forward.saved.numbers =
-                statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
-            Ok(forward)
+            let y = tensor(normalize(x, self.planes(), &affine), inputs[0].dims())?;
+            let (x, scale) = (inputs[0].clone(), inputs[1].clone());
+            Ok(OpOutput::one(y, GroupNormKept { x, scale, statistics }))
         })
     }
 
@@ -102,17 +98,18 @@ impl Operator for GroupNorm {
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
     fn backward(
         &self,
-        kept: Saved,
+        kept: GroupNormKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
-        let (held, held_dy) = (data(x)?, data(&dy)?);
+        let (scale, dy) = (wide(&kept.scale)?, only(gradients)?);
+        let (held, held_dy) = (data(&kept.x)?, data(&dy)?);
         let count = (self.channels / self.groups * self.inner) as f64;
         let planes = self.planes();
         let statistic = |plane: usize| {
             let (row, slot) = self.of_plane(plane);
-            (row, slot, kept.numbers[2 * row], kept.numbers[2 * row + 1])
+            let (mean, rstd) = kept.statistics[row];
+            (row, slot, mean, rstd)
         };
         let means: Vec<f64> = (0..planes.channels).map(|plane| statistic(plane).2).collect();
         typed!(dy.dtype(), |T| {

@@ -1,7 +1,6 @@
 //! `LayerNormalization` and `RMSNormalization` from an axis to the last.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{
     layer_forward, layer_input_gradient, layer_parameter_gradients, row_scales, row_statistics,
@@ -12,19 +11,19 @@ use crate::student::value::{Element, data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
 #[derive(Debug)]
-struct LayerNorm {
-    input: Vec<usize>,
-    /// The normalised axes.
-    shape: Vec<usize>,
+pub(in crate::student) struct LayerNorm {
+    pub(in crate::student) input: Vec<usize>,
+    /// The normalized axes.
+    pub(in crate::student) shape: Vec<usize>,
     /// Their number of elements.
-    width: usize,
-    /// The shapes of scale and bias, which repeat to the normalised axes.
-    parameters: Vec<Vec<usize>>,
+    pub(in crate::student) width: usize,
+    /// The shapes of scale and bias, which repeat to the normalized axes.
+    pub(in crate::student) parameters: Vec<Vec<usize>>,
     /// The shape of the statistics as outputs.
-    statistics: Vec<usize>,
-    epsilon: f64,
+    pub(in crate::student) statistics: Vec<usize>,
+    pub(in crate::student) epsilon: f64,
     /// Whether the mean is subtracted.
-    centred: bool,
+    pub(in crate::student) centered: bool,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -34,8 +33,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     if input.contains(&0) {
         return Err(Error::input("input 0 is empty"));
     }
-    let centred = site.operator() == "LayerNormalization";
-    let inputs: &[usize] = if centred && site.has(2) { &[0, 1, 2] } else { &[0, 1] };
+    let centered = site.operator() == "LayerNormalization";
+    let inputs: &[usize] = if centered && site.has(2) { &[0, 1, 2] } else { &[0, 1] };
     let mut parameters = Vec::new();
     for &i in &inputs[1..] {
         let own = site.shape(i)?.to_vec();
@@ -49,7 +48,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let statistics: Vec<usize> =
         input.iter().enumerate().map(|(i, &n)| if i < axis { n } else { 1 }).collect();
     let epsilon = f64::from(site.float("epsilon", 1e-5));
-    let outputs = if centred {
+    let outputs = if centered {
         vec![input.clone(), statistics.clone(), statistics.clone()]
     } else {
         vec![input.clone()]
@@ -61,13 +60,21 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         parameters,
         statistics,
         epsilon,
-        centred,
+        centered,
     };
-    Ok(Built { operator: Box::new(operator), inputs: inputs.to_vec(), outputs })
+    Ok(Built::with_outputs(operator, inputs, outputs))
+}
+
+/// What the backward pass takes: input and scale, mean and 1/deviation of every row.
+#[derive(Debug)]
+pub(in crate::student) struct LayerNormKept {
+    x: Tensor,
+    scale: Tensor,
+    statistics: Vec<(f64, f64)>,
 }
 
 impl LayerNorm {
-    /// Scale or bias for every normalised element.
+    /// Scale or bias for every normalized element.
     fn repeated<T: Element>(&self, values: &[T], own: &[usize]) -> Vec<T> {
         if values.len() == self.width {
             values.to_vec()
@@ -113,25 +120,15 @@ impl LayerNorm {
 }
 
 impl Operator for LayerNorm {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::layer_norm::LayerNorm {
-            input: self.input.clone(),
-            shape: self.shape.clone(),
-            width: self.width,
-            parameters: self.parameters.clone(),
-            statistics: self.statistics.clone(),
-            epsilon: self.epsilon,
-            centred: self.centred,
-        })
-    }
+    type Kept = LayerNormKept;
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, scale) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
         let dtype = inputs[0].dtype();
         typed!(dtype, |T| {
             let x = x.of::<T>()?;
-            let statistics = if self.centred {
+            let statistics = if self.centered {
                 row_statistics(x, self.width, self.epsilon)
             } else {
                 row_scales(x, self.width, self.epsilon)
@@ -143,24 +140,19 @@ impl Operator for LayerNorm {
             };
             let mut outputs =
                 vec![tensor(layer_forward(x, &statistics, &scale, bias.as_deref()), &self.input)?];
-            if self.centred {
+            if self.centered {
                 let (means, scales): (Vec<f64>, Vec<f64>) = statistics.iter().copied().unzip();
                 outputs.push(narrow(&means, &self.statistics, dtype)?);
                 outputs.push(narrow(&scales, &self.statistics, dtype)?);
             }
-            let numbers = statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
-            let saved = Saved {
-                tensors: vec![inputs[0].clone(), inputs[1].clone()],
-                numbers,
-                ..Saved::default()
-            };
-            Ok(Forward { outputs, saved, ..Forward::default() })
+            let (x, scale) = (inputs[0].clone(), inputs[1].clone());
+            Ok(OpOutput::several(outputs, LayerNormKept { x, scale, statistics }))
         })
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: LayerNormKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -172,15 +164,14 @@ impl Operator for LayerNorm {
             || Tensor::zeros(self.input.as_slice(), dtype, &candle_core::Device::Cpu),
             Ok,
         )?;
-        let (x, scale, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
-        let statistics: Vec<(f64, f64)> =
-            kept.numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        let LayerNormKept { x, scale, statistics } = kept;
+        let (x, scale, held) = (data(&x)?, data(&scale)?, data(&dy)?);
         typed!(dtype, |T| {
             let (x, d) = (x.of::<T>()?, held.of::<T>()?);
             let mut result = vec![None; wanted.len()];
             if wanted[0] {
                 let scale = self.repeated(scale.of::<T>()?, &self.parameters[0]);
-                let mut dx = layer_input_gradient(x, d, &statistics, &scale, self.centred);
+                let mut dx = layer_input_gradient(x, d, &statistics, &scale, self.centered);
                 if dmean.is_some() || drstd.is_some() {
                     let values = |t: Option<Tensor>| t.map_or(Ok(Vec::new()), |t| wide(&t));
                     self.add_statistics(&mut dx, x, &statistics, &values(dmean)?, &values(drstd)?);

@@ -1,6 +1,6 @@
-//! `LRN`: local response normalisation across channels.
+//! `LRN`: local response normalization across channels.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::lrn::{Response, backward, forward};
 use crate::student::value::{data, tensor, typed};
@@ -33,7 +33,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Lrn {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), |T| {
             tensor(
@@ -41,17 +43,17 @@ impl Operator for Lrn {
                 inputs[0].dims(),
             )
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone()]))
+        Ok(OpOutput::one(y, inputs[0].clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        x: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (x, held) = (data(saved(&kept, 0)?)?, data(&dy)?);
+        let (x, held) = (data(&x)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
             let dx =
                 backward(&self.response, x.of::<T>()?, held.of::<T>()?, self.images, self.channels);

@@ -1,8 +1,7 @@
 //! `MatMul` with NumPy's rules: leading axes are a batch and broadcast, a vector is a row on the
 //! left and a column on the right.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
@@ -11,16 +10,16 @@ use candle_core::Tensor;
 use std::borrow::Cow;
 
 #[derive(Debug)]
-struct MatMul {
+pub(in crate::student) struct MatMul {
     /// Sizes of one product; `batch` counts the products after broadcasting.
-    gemm: GemmShape,
+    pub(in crate::student) gemm: GemmShape,
     /// Operands with both matrix axes and the leading axes.
-    a: Vec<usize>,
-    b: Vec<usize>,
+    pub(in crate::student) a: Vec<usize>,
+    pub(in crate::student) b: Vec<usize>,
     /// The leading axes of the output.
-    lead: Vec<usize>,
+    pub(in crate::student) lead: Vec<usize>,
     /// The operands' own shapes, and the output's.
-    shapes: [Vec<usize>; 3],
+    pub(in crate::student) shapes: [Vec<usize>; 3],
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -56,12 +55,12 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 fn split(shape: &[usize]) -> Result<(&[usize], &[usize; 2])> {
-    shape.split_last_chunk().ok_or_else(|| Error::input("matrix: expected two axes"))
+    shape.split_last_chunk().ok_or_else(|| Error::internal("matrix: expected two axes"))
 }
 
 impl MatMul {
     /// A matrix of weights on the right: the batch is more rows of one product.
-    fn shared_right(&self) -> bool {
+    pub(in crate::student) fn shared_right(&self) -> bool {
         self.b.len() == 2
             || self.b[..self.b.len() - 2].iter().all(|&n| n == 1)
                 && self.a[..self.a.len() - 2] == self.lead
@@ -130,21 +129,9 @@ impl MatMul {
 }
 
 impl Operator for MatMul {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let GemmShape { batch, m, n, k } = self.gemm;
-        if batch * m * n * k == 0 {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::matrix::MatMul {
-            a: self.a.clone(),
-            b: self.b.clone(),
-            lead: self.lead.clone(),
-            shapes: self.shapes.clone(),
-            shared_right: self.shared_right(),
-        })
-    }
+    type Kept = [Tensor; 2];
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), |T| {
             let (a, b) = (a.of::<T>()?, b.of::<T>()?);
@@ -172,17 +159,17 @@ impl Operator for MatMul {
             }
             tensor(y, &self.shapes[2])
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [a, b]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (a, b, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (a, b, held) = (data(&a)?, data(&b)?, data(&dy)?);
         typed!(dy.dtype(), |T| self.gradients::<T>(
             a.of::<T>()?,
             b.of::<T>()?,

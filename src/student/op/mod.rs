@@ -1,50 +1,49 @@
 //! The operators: each is plain data, planned for fixed input shapes, with an explicit forward and
 //! backward.
 
-mod activation;
+pub(super) mod activation;
 mod attention;
-mod batch_norm;
+pub(super) mod batch_norm;
 pub(super) mod binary;
-mod cast;
+pub(super) mod cast;
 mod compare;
-mod concat;
-mod conv;
-mod conv_transpose;
+pub(super) mod concat;
+pub(super) mod conv;
+pub(super) mod conv_transpose;
 mod cumulate;
-mod depth_space;
+pub(super) mod depth_space;
 mod draw;
-mod dropout;
+pub(super) mod dropout;
 mod einsum;
 mod extremum;
-mod gather;
-mod gemm;
+pub(super) mod gather;
+pub(super) mod gemm;
 mod grid_sample;
-mod group_norm;
-mod layer_norm;
+pub(super) mod group_norm;
+pub(super) mod layer_norm;
 mod lrn;
-mod matmul;
-pub(super) mod on_device;
+pub(super) mod matmul;
 mod one_hot;
-mod pad;
+pub(super) mod pad;
 mod pick;
 mod places;
-mod pool;
-mod prelu;
+pub(super) mod pool;
+pub(super) mod prelu;
 mod product;
 pub(super) mod random;
 mod recurrent;
-mod reduce;
+pub(super) mod reduce;
 pub(super) mod reshape;
 mod resize;
 mod scatter;
-mod select;
-mod separable;
+pub(super) mod select;
+pub(super) mod separable;
 pub(super) mod site;
-mod softmax;
+pub(super) mod softmax;
 pub(super) mod tile;
 mod top_k;
 mod triangle;
-mod unary;
+pub(super) mod unary;
 mod variadic;
 pub(super) mod view;
 
@@ -60,12 +59,13 @@ use crate::kernel::pool::PoolWindow;
 use crate::onnx::proto::NodeProto;
 pub(super) use batch_norm::BatchNorm;
 use candle_core::{DType, Device, Tensor};
-pub(super) use on_device::Target;
+use std::any::Any;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// What one pass asks of the operators.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Run {
+pub(super) struct PassOptions {
     pub(super) mode: Mode,
     /// Running statistics in training too.
     pub(super) freeze_batchnorm: bool,
@@ -73,41 +73,29 @@ pub(super) struct Run {
     pub(super) seed: u64,
 }
 
-/// What a forward pass leaves for the backward pass.
-#[derive(Debug, Default)]
-pub(super) struct Saved {
-    pub(super) tensors: Vec<Tensor>,
-    /// Statistics.
-    pub(super) numbers: Vec<f64>,
-    /// Places of maxima.
-    pub(super) places: Vec<u32>,
-    /// Whether the operator did what it does in training.
-    pub(super) training: bool,
-}
-
 /// The result of an operator's forward pass.
-#[derive(Debug, Default)]
-pub(super) struct Forward {
+#[derive(Debug)]
+pub(super) struct OpOutput<K> {
     pub(super) outputs: Vec<Tensor>,
-    pub(super) saved: Saved,
+    /// What the backward pass takes.
+    pub(super) kept: K,
     /// New values of running statistics: the input's number and the value.
     pub(super) updates: Vec<(usize, Tensor)>,
 }
 
-impl Forward {
-    /// One output, and tensors that the backward pass needs.
-    fn one(output: Tensor, tensors: Vec<Tensor>) -> Self {
-        Self {
-            outputs: vec![output],
-            saved: Saved { tensors, ..Saved::default() },
-            updates: Vec::new(),
-        }
+impl<K> OpOutput<K> {
+    pub(super) fn one(output: Tensor, kept: K) -> Self {
+        Self::several(vec![output], kept)
+    }
+
+    pub(super) fn several(outputs: Vec<Tensor>, kept: K) -> Self {
+        Self { outputs, kept, updates: Vec::new() }
     }
 }
 
 /// What an operator is to an executor that knows channel maps.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind<'a> {
+pub(super) enum MapLayer<'a> {
     /// Input, weight and, if there, bias.
     Convolution(&'a Conv),
     /// Input, scale, bias, running mean, running variance.
@@ -127,56 +115,117 @@ pub(super) enum Kind<'a> {
     Other,
 }
 
-/// An operator planned for fixed shapes. Tensors are dense, of one float type, on the CPU (or where
-/// [`Operator::on_device`] was asked for).
-pub(super) trait Operator: Debug + Send + Sync {
-    /// What it is to the executor of channel maps.
-    fn kind(&self) -> Kind<'_> {
-        Kind::Other
-    }
+/// An operator planned for fixed shapes. Tensors are dense, of one float type, on one device.
+pub(super) trait Operator: Debug + Send + Sync + 'static {
+    /// What the forward pass keeps for the backward pass.
+    type Kept: Debug + Send + Sync;
 
-    /// The same operator in tensor operations of a device; `None`: it runs on the host.
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        Ok(None)
+    /// What it is to the executor of channel maps.
+    fn map_layer(&self) -> MapLayer<'_> {
+        MapLayer::Other
     }
 
     /// Computes the outputs.
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward>;
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>>;
 
     /// The gradients of the inputs that are `wanted`, from those of the outputs (`None`: nothing
     /// depends on it; at least one is there).
     fn backward(
         &self,
-        saved: Saved,
+        kept: Self::Kept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>>;
+}
+
+/// An operator of a plan, whatever it keeps: an [`Arc`] of it.
+pub(super) trait AnyOperator: Any + Debug + Send + Sync {
+    /// [`Operator::map_layer`].
+    fn map_layer(&self) -> MapLayer<'_>;
+
+    /// [`Operator::forward`]; what is kept comes with the operator whose backward pass takes it.
+    fn forward(
+        &self,
+        inputs: &[&Tensor],
+        options: &PassOptions,
+    ) -> Result<OpOutput<Box<dyn BackwardPass>>>;
+}
+
+/// One operator's backward pass, ready to run: holds what the forward pass kept.
+pub(super) trait BackwardPass: Debug + Send + Sync {
+    /// [`Operator::backward`].
+    fn backward(
+        self: Box<Self>,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>>;
+}
+
+#[derive(Debug)]
+struct Pending<O: Operator> {
+    operator: Arc<O>,
+    kept: O::Kept,
+}
+
+impl<O: Operator> BackwardPass for Pending<O> {
+    fn backward(
+        self: Box<Self>,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        self.operator.backward(self.kept, gradients, wanted)
+    }
+}
+
+impl<O: Operator> AnyOperator for Arc<O> {
+    fn map_layer(&self) -> MapLayer<'_> {
+        O::map_layer(self)
+    }
+
+    fn forward(
+        &self,
+        inputs: &[&Tensor],
+        options: &PassOptions,
+    ) -> Result<OpOutput<Box<dyn BackwardPass>>> {
+        let OpOutput { outputs, kept, updates } = O::forward(self, inputs, options)?;
+        let kept = Box::new(Pending { operator: self.clone(), kept });
+        Ok(OpOutput { outputs, kept, updates })
+    }
+}
+
+/// An operator as plans hold it.
+pub(super) fn any(operator: impl Operator) -> Box<dyn AnyOperator> {
+    Box::new(Arc::new(operator))
 }
 
 /// An operator with the node's inputs that it takes as tensors (the others were read when it was
 /// planned) and its outputs' shapes.
 #[derive(Debug)]
 pub(super) struct Built {
-    pub(super) operator: Box<dyn Operator>,
+    pub(super) operator: Box<dyn AnyOperator>,
     pub(super) inputs: Vec<usize>,
     pub(super) outputs: Vec<Vec<usize>>,
 }
 
 impl Built {
-    fn new(
-        operator: impl Operator + 'static,
+    fn new(operator: impl Operator, inputs: impl Into<Vec<usize>>, output: Vec<usize>) -> Self {
+        Self::with_outputs(operator, inputs, vec![output])
+    }
+
+    fn with_outputs(
+        operator: impl Operator,
         inputs: impl Into<Vec<usize>>,
-        output: Vec<usize>,
+        outputs: Vec<Vec<usize>>,
     ) -> Self {
-        Self { operator: Box::new(operator), inputs: inputs.into(), outputs: vec![output] }
+        Self { operator: any(operator), inputs: inputs.into(), outputs }
     }
 
     /// The same, with a mean in place of its value where nothing is drawn.
     pub(super) fn expected(self, mean: f64, dtype: DType) -> Self {
         let output = self.outputs.first().cloned().unwrap_or_default();
-        let target = Target { device: Device::Cpu, dtype };
-        let operator = random::Expected { operator: self.operator, mean, output, target };
-        Self { operator: Box::new(operator), ..self }
+        let operator =
+            random::Expected { operator: self.operator, mean, output, dtype, device: Device::Cpu };
+        Self { operator: any(operator), ..self }
     }
 }
 
@@ -368,7 +417,7 @@ pub(super) fn refusal(node: &NodeProto) -> Option<String> {
 /// The refusal of an operator that is missing.
 pub(super) const UNKNOWN: &str = "operator not supported";
 
-/// Before it, broadcasting and batch normalisation had other rules.
+/// Before it, broadcasting and batch normalization had other rules.
 const EARLIEST_OPSET: i64 = 7;
 
 /// Plans a node.
@@ -390,11 +439,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 /// The gradient of a one-output operator.
-fn only(gradients: Vec<Option<Tensor>>) -> Result<Tensor> {
-    gradients.into_iter().next().flatten().ok_or_else(|| Error::input("operator got no gradient"))
-}
-
-/// What the forward pass saved, by position.
-fn saved(saved: &Saved, i: usize) -> Result<&Tensor> {
-    saved.tensors.get(i).ok_or_else(|| Error::input("operator saved nothing for its backward pass"))
+pub(super) fn only(gradients: Vec<Option<Tensor>>) -> Result<Tensor> {
+    gradients
+        .into_iter()
+        .next()
+        .flatten()
+        .ok_or_else(|| Error::internal("operator got no gradient"))
 }

@@ -1,7 +1,7 @@
 //! `OneHot`: along a new axis one value at the place that an index names, another elsewhere. An
 //! index that names none leaves the other everywhere. Nothing flows back.
 
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::student::op::gather::place;
@@ -57,16 +57,18 @@ impl OneHot {
 }
 
 impl Operator for OneHot {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let indices = data(inputs[0])?;
         let y =
             typed!(inputs[0].dtype(), |T| tensor(self.values(indices.of::<T>()?), &self.output))?;
-        Ok(Forward::one(y, Vec::new()))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         _gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,8 +1,7 @@
 //! `Pad`: constant, reflect, edge and wrap; negative pads crop, before the others fill.
 
-use super::on_device::{self, Target};
 use super::separable::{LONGEST_AXIS, Separable};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::resample::Taps;
@@ -13,13 +12,13 @@ use candle_core::Tensor;
 
 /// Padding with a constant.
 #[derive(Debug)]
-struct Pad {
+pub(in crate::student) struct Pad {
     /// What is read of the input, and where it lies in the output.
-    from: Strided,
-    to: Strided,
-    input: Vec<usize>,
-    output: Vec<usize>,
-    value: f64,
+    pub(in crate::student) from: Strided,
+    pub(in crate::student) to: Strided,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
+    pub(in crate::student) value: f64,
 }
 
 /// Elements cut off and put before and behind an axis.
@@ -111,17 +110,9 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
 }
 
 impl Operator for Pad {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let form = on_device::arrange::Pick::padded(
-            [&self.input, &self.output],
-            [&self.from, &self.to],
-            self.value,
-            target,
-        )?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = vec![<T as Float>::of(self.value); self.output.iter().product()];
@@ -130,13 +121,13 @@ impl Operator for Pad {
             } else {
                 scatter(&gather(x.of::<T>()?, &self.from), &self.to, &mut out);
             }
-            Ok(Forward::one(tensor(out, &self.output)?, Vec::new()))
+            Ok(OpOutput::one(tensor(out, &self.output)?, ()))
         })
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

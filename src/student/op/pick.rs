@@ -2,7 +2,7 @@
 //! known ones or data.
 
 use super::places::Places;
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
@@ -21,7 +21,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Pick {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Vec<u32>;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let starts = self.places.starts(inputs.get(1).copied())?;
         let (x, run) = (data(inputs[0])?, self.places.run());
         let y = typed!(inputs[0].dtype(), |T| {
@@ -29,14 +31,12 @@ impl Operator for Pick {
             let runs = starts.iter().flat_map(|&start| &x[start as usize..][..run]);
             tensor(runs.copied().collect::<Vec<T>>(), &self.places.runs())
         })?;
-        let mut forward = Forward::one(y, Vec::new());
-        forward.saved.places = starts;
-        Ok(forward)
+        Ok(OpOutput::one(y, starts))
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        starts: Vec<u32>,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -44,7 +44,7 @@ impl Operator for Pick {
         let (d, run) = (data(&dy)?, self.places.run());
         typed!(dy.dtype(), |T| {
             let mut dx: Vec<T> = vec![0.0; self.places.data().iter().product()];
-            for (&start, d) in saved.places.iter().zip(d.of::<T>()?.chunks_exact(run.max(1))) {
+            for (&start, d) in starts.iter().zip(d.of::<T>()?.chunks_exact(run.max(1))) {
                 dx[start as usize..][..run].iter_mut().zip(d).for_each(|(x, d)| *x += d);
             }
             let mut result = vec![None; wanted.len()];

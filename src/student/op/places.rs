@@ -9,7 +9,7 @@ use crate::student::value::wide;
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Form {
+enum Indexing {
     /// Each index is a coordinate along one axis; the others are those of the index itself.
     Elements(usize),
     /// The last axis holds the coordinates of a run of elements, behind axes in common.
@@ -19,7 +19,7 @@ enum Form {
 /// Runs of elements that indices name.
 #[derive(Debug)]
 pub(super) struct Places {
-    form: Form,
+    indexing: Indexing,
     /// Shapes of what is indexed, and of the indices.
     data: Vec<usize>,
     indices: Vec<usize>,
@@ -34,7 +34,7 @@ impl Places {
         let at = axis(site.int("axis", 0), data.len())?;
         let fits = data.len() == indices.len()
             && (0..data.len()).all(|i| i == at || indices[i] <= data[i]);
-        Self::new(site, Form::Elements(at), fits)
+        Self::new(site, Indexing::Elements(at), fits)
     }
 
     /// As `ScatterND` and `GatherND` say: `indices` has the shape `[batch …, …, depth]`, `data`
@@ -46,10 +46,10 @@ impl Places {
         let fits = batch < indices.len()
             && batch.checked_add(depth).is_some_and(|end| end <= data.len())
             && data[..batch] == indices[..batch];
-        Self::new(site, Form::Rows { batch, depth }, fits)
+        Self::new(site, Indexing::Rows { batch, depth }, fits)
     }
 
-    fn new(site: &Site<'_>, form: Form, fits: bool) -> Result<Self> {
+    fn new(site: &Site<'_>, indexing: Indexing, fits: bool) -> Result<Self> {
         let (data, indices) = (site.shape(0)?.to_vec(), site.shape(1)?.to_vec());
         if !fits {
             return Err(Error::input(format!(
@@ -62,7 +62,7 @@ impl Places {
                 "data: expected fewer than 2^32 elements, found shape {data:?}"
             )));
         }
-        let mut places = Self { form, data, indices, known: None };
+        let mut places = Self { indexing, data, indices, known: None };
         if let Some(host) = site.constant(1) {
             places.known = Some(places.of(host.ints()?)?);
         }
@@ -81,9 +81,9 @@ impl Places {
 
     /// The shape of all runs together.
     pub(super) fn runs(&self) -> Vec<usize> {
-        match self.form {
-            Form::Elements(_) => self.indices.clone(),
-            Form::Rows { batch, depth } => {
+        match self.indexing {
+            Indexing::Elements(_) => self.indices.clone(),
+            Indexing::Rows { batch, depth } => {
                 let rows = self.indices.len() - 1;
                 [&self.indices[..rows], &self.data[batch + depth..]].concat()
             }
@@ -92,9 +92,9 @@ impl Places {
 
     /// The number of elements of a run.
     pub(super) fn run(&self) -> usize {
-        match self.form {
-            Form::Elements(_) => 1,
-            Form::Rows { batch, depth } => self.data[batch + depth..].iter().product(),
+        match self.indexing {
+            Indexing::Elements(_) => 1,
+            Indexing::Rows { batch, depth } => self.data[batch + depth..].iter().product(),
         }
     }
 
@@ -106,7 +106,7 @@ impl Places {
             (None, Some(indices)) => {
                 self.of(&wide(indices)?.into_iter().map(|i| i as i64).collect::<Vec<_>>())
             }
-            (None, None) => Err(Error::input("indices are missing")),
+            (None, None) => Err(Error::internal("indices are missing")),
         }
     }
 
@@ -114,8 +114,8 @@ impl Places {
     fn of(&self, indices: &[i64]) -> Result<Vec<u32>> {
         let strides: Vec<usize> =
             dense_strides(&self.data).into_iter().map(isize::cast_unsigned).collect();
-        match self.form {
-            Form::Elements(at) => {
+        match self.indexing {
+            Indexing::Elements(at) => {
                 let mut own = vec![0usize; self.indices.len()];
                 let mut starts = Vec::with_capacity(indices.len());
                 for &index in indices {
@@ -133,7 +133,7 @@ impl Places {
                 }
                 Ok(starts)
             }
-            Form::Rows { batch, depth } => {
+            Indexing::Rows { batch, depth } => {
                 let rows: usize = self.indices[batch..self.indices.len() - 1].iter().product();
                 let block: usize = self.data[batch..].iter().product();
                 // of indices without coordinates each row names the whole block

@@ -2,8 +2,7 @@
 //! first gets the gradient, as in `PyTorch`.
 
 use super::conv::plane;
-use super::on_device::{self, Target};
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::pool::{
     PoolWindow, average_backward, average_forward, max_backward, max_forward,
@@ -13,13 +12,13 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Pool {
-    maximum: bool,
-    window: PoolWindow,
+pub(in crate::student) struct Pool {
+    pub(in crate::student) maximum: bool,
+    pub(in crate::student) window: PoolWindow,
     /// Of three spatial axes the first: it is pooled after the planes of the other two.
-    depth: Option<PoolWindow>,
-    input: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) depth: Option<PoolWindow>,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -125,23 +124,14 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Pool {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        if self.depth.is_some() {
-            return Ok(None);
-        }
-        let form = on_device::pool::Pool::new(
-            self.maximum,
-            &self.window,
-            [&self.input, &self.output],
-            target,
-        )?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
-    }
+    /// The places of the maxima in the planes, and of those along the first of three axes; of
+    /// averages none.
+    type Kept = [Vec<u32>; 2];
 
-    fn kind(&self) -> Kind<'_> {
+    fn map_layer(&self) -> MapLayer<'_> {
         let w = &self.window;
         if self.depth.is_some() {
-            return Kind::Other;
+            return MapLayer::Other;
         }
         if w.output == [1, 1]
             && w.kernel == w.input
@@ -149,12 +139,12 @@ impl Operator for Pool {
             && w.after == [0, 0]
             && !self.maximum
         {
-            return Kind::PlaneMean;
+            return MapLayer::PlaneMean;
         }
-        if self.maximum { Kind::MaxPool(w) } else { Kind::AveragePool(w) }
+        if self.maximum { MapLayer::MaxPool(w) } else { MapLayer::AveragePool(w) }
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
             let pooled = |x: &[T], window| {
@@ -164,21 +154,18 @@ impl Operator for Pool {
                     (average_forward(x, window), Vec::new())
                 }
             };
-            let (mut values, mut places) = pooled(x.of::<T>()?, self.window);
-            if let Some(depth) = self.depth {
-                let (last, behind) = pooled(&values, depth);
-                values = last;
-                places.extend(behind);
-            }
-            let mut forward = Forward::one(tensor(values, &self.output)?, Vec::new());
-            forward.saved.places = places;
-            Ok(forward)
+            let (planes, places) = pooled(x.of::<T>()?, self.window);
+            let (values, behind) = match self.depth {
+                Some(depth) => pooled(&planes, depth),
+                None => (planes, Vec::new()),
+            };
+            Ok(OpOutput::one(tensor(values, &self.output)?, [places, behind]))
         })
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [places, behind]: [Vec<u32>; 2],
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -194,13 +181,8 @@ impl Operator for Pool {
                 }
             };
             let dx = match self.depth {
-                Some(depth) => {
-                    // of an average there are no places
-                    let planes = kept.places.len().saturating_sub(d.len());
-                    let (places, behind) = kept.places.split_at(planes);
-                    spread(&spread(d, behind, depth), places, self.window)
-                }
-                None => spread(d, &kept.places, self.window),
+                Some(depth) => spread(&spread(d, &behind, depth), &places, self.window),
+                None => spread(d, &places, self.window),
             };
             Ok(vec![Some(tensor(dx, &self.input)?)])
         })

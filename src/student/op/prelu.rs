@@ -1,16 +1,15 @@
 //! `PRelu`: the slope of the negative side is learned, and repeated to the input's shape.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct PRelu {
+pub(in crate::student) struct PRelu {
     input: Vec<usize>,
-    slope: Vec<usize>,
+    pub(in crate::student) slope: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -22,11 +21,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for PRelu {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::binary::PRelu { slope: self.slope.clone() })
-    }
+    type Kept = [Tensor; 2];
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, slope) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), |T| {
             let f = |x: T, a: T| if x < 0.0 { a * x } else { x };
@@ -40,17 +37,17 @@ impl Operator for PRelu {
                 &self.input,
             )
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, slope]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (x, slope, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (x, slope, held) = (data(&x)?, data(&slope)?, data(&dy)?);
         let shape = self.input.as_slice();
         typed!(dy.dtype(), |T| {
             let (x, d) = (x.of::<T>()?, held.of::<T>()?);

@@ -2,7 +2,7 @@
 //! 0.
 
 use super::reduce::{Shapes, shapes};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::kernel::elementwise::{map, zip};
 use crate::kernel::strided::{broadcast_zip, reduce_fold, reduce_sum};
@@ -51,24 +51,26 @@ impl Product {
 }
 
 impl Operator for Product {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let Shapes { input, kept, output } = &self.0;
         let x = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), |T| tensor(
             reduce_fold(x.of::<T>()?, input, kept, 1.0, |p, x| p * x),
             output
         ))?;
-        Ok(Forward::one(y, vec![inputs[0].clone()]))
+        Ok(OpOutput::one(y, inputs[0].clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        x: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
-        let (held, d) = (data(x)?, data(&dy)?);
+        let dy = only(gradients)?;
+        let (held, d) = (data(&x)?, data(&dy)?);
         typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
             self.gradient(held.of::<T>()?, d.of::<T>()?),
             &self.0.input

@@ -4,8 +4,7 @@
 //! What is computed from draws and constants alone has its mean in place of its value when nothing
 //! trains ([`Expected`]); `student/chance.rs` says what that is.
 
-use super::on_device::Target;
-use super::{Built, Forward, Mode, Operator, Run, Saved, Site, draw};
+use super::{AnyOperator, Built, Mode, OpOutput, Operator, PassOptions, Site, draw};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
@@ -92,19 +91,21 @@ impl Random {
 }
 
 impl Operator for Random {
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let key = draw::key(run.seed, self.number);
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let key = draw::key(options.seed, self.number);
         let held = inputs.first().map(|x| data(x)).transpose()?;
         let y = typed!(self.dtype, |T| {
             let x = held.as_ref().map(|x| x.of::<T>()).transpose()?;
             tensor(self.values(x, key), &self.output)
         })?;
-        Ok(Forward::one(y, Vec::new()))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         _gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -115,33 +116,28 @@ impl Operator for Random {
 /// An operator on draws and constants alone, and what it gives where nothing is drawn.
 #[derive(Debug)]
 pub(in crate::student) struct Expected {
-    pub(in crate::student) operator: Box<dyn Operator>,
+    pub(in crate::student) operator: Box<dyn AnyOperator>,
     pub(in crate::student) mean: f64,
     pub(in crate::student) output: Vec<usize>,
-    pub(in crate::student) target: Target,
+    pub(in crate::student) dtype: DType,
+    pub(in crate::student) device: Device,
 }
 
 impl Operator for Expected {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let (mean, output) = (self.mean, self.output.clone());
-        let own = self.operator.on_device(target)?.map(|operator| {
-            Box::new(Self { operator, mean, output, target: target.clone() }) as Box<dyn Operator>
-        });
-        Ok(own)
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        if run.mode != Mode::Eval {
-            return self.operator.forward(inputs, run);
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        if options.mode != Mode::Eval {
+            let OpOutput { outputs, updates, .. } = self.operator.forward(inputs, options)?;
+            return Ok(OpOutput { outputs, kept: (), updates });
         }
-        let Target { device, dtype } = &self.target;
         let mean = Tensor::full(self.mean, self.output.as_slice(), &Device::Cpu)?;
-        Ok(Forward::one(mean.to_dtype(*dtype)?.to_device(device)?, Vec::new()))
+        Ok(OpOutput::one(mean.to_dtype(self.dtype)?.to_device(&self.device)?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         _gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,7 @@
 //! `LSTM` and `GRU`, one or both directions. All steps' inputs meet their weights in one product;
 //! what follows is the kernels'.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::recurrent::gru::Gru;
 use crate::kernel::recurrent::lstm::Lstm;
@@ -67,6 +67,25 @@ struct Rows {
 /// Inputs by slot.
 struct Inputs<'a, T>([Option<&'a [T]>; SLOTS]);
 
+/// What the backward pass takes.
+#[derive(Debug)]
+struct RecurrentKept {
+    /// By the operator's slots.
+    inputs: Vec<Tensor>,
+    /// Every step's state, as the first output has it.
+    states: Tensor,
+    directions: Vec<Unrolled>,
+}
+
+/// One direction's steps, in rows of [`Sequence::order`].
+#[derive(Debug)]
+struct Unrolled {
+    /// `[rows, gates·width]`, as the kernel left them.
+    gates: Tensor,
+    /// `[rows, width]`: the cells of an `LSTM`; the kernel's second result of a `GRU`.
+    second: Tensor,
+}
+
 impl<'a, T> Inputs<'a, T> {
     /// One direction's part.
     fn part(&self, slot: usize, direction: usize, of: usize) -> &'a [T] {
@@ -76,7 +95,7 @@ impl<'a, T> Inputs<'a, T> {
     }
 }
 
-/// The gradients behind the kernels' way back.
+/// The gradients that the kernels' backward passes give.
 struct Back<T> {
     /// Of what the gates are computed from.
     gates: Vec<T>,
@@ -164,7 +183,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         inputs,
         outputs: outputs.clone(),
     };
-    Ok(Built { operator: Box::new(operator), inputs: slots, outputs })
+    Ok(Built::with_outputs(operator, slots, outputs))
 }
 
 /// Refuses sequences that end before the others.
@@ -321,7 +340,7 @@ impl Recurrent {
         }
     }
 
-    fn values<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+    fn values<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<(Vec<Tensor>, Vec<Unrolled>)> {
         let s = self.sequence;
         let zeros = vec![T::zero(); s.width];
         let mut outputs: Vec<Vec<T>> =
@@ -341,15 +360,17 @@ impl Recurrent {
             for (state, values) in outputs[1..].iter_mut().zip([&hidden, &second]) {
                 add(&pick(values, s.width, &rows.last), s.width, &rows.state, state);
             }
-            kept.push(tensor(gates, &[s.rows(), self.cell.gates() * s.width])?);
-            kept.push(tensor(second, &[s.rows(), s.width])?);
+            kept.push(Unrolled {
+                gates: tensor(gates, &[s.rows(), self.cell.gates() * s.width])?,
+                second: tensor(second, &[s.rows(), s.width])?,
+            });
         }
         let outputs = outputs.into_iter().zip(&self.outputs);
         Ok((outputs.map(|(values, shape)| tensor(values, shape)).collect::<Result<_>>()?, kept))
     }
 
-    /// The way back through the steps. `kept`: the gates and the kernel's second result; `hidden`:
-    /// what it gave; `dh`: of every step's state; `dc`: of the last cell.
+    /// The backward pass through the steps. `kept`: the gates and the kernel's second result;
+    /// `hidden`: what it gave; `dh`: of every step's state; `dc`: of the last cell.
     fn back<T: Element>(
         &self,
         inputs: &Inputs<'_, T>,
@@ -399,7 +420,7 @@ impl Recurrent {
     fn gradients<T: Element>(
         &self,
         inputs: &Inputs<'_, T>,
-        kept: &[Data<'_>],
+        kept: &RecurrentKept,
         outputs: &[Option<Data<'_>>],
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -410,9 +431,9 @@ impl Recurrent {
         let position = |slot| self.slots.iter().position(|&s| s == slot);
         let asked = |slot| position(slot).filter(|&i| wanted[i]);
         let own = |i: usize| outputs.get(i).and_then(Option::as_ref).map(Data::of::<T>).transpose();
-        let y =
-            kept.first().ok_or_else(|| Error::input("recurrent: nothing was kept"))?.of::<T>()?;
-        for (d, kept) in kept[1..].chunks_exact(2).enumerate() {
+        let y = data(&kept.states)?;
+        let y = y.of::<T>()?;
+        for (d, Unrolled { gates, second }) in kept.directions.iter().enumerate() {
             let rows = self.rows(d);
             let mut dh = own(0)?.map_or_else(
                 || vec![T::zero(); s.rows() * s.width],
@@ -421,7 +442,8 @@ impl Recurrent {
             add(&self.state(own(1)?, &rows), s.width, &rows.last, &mut dh);
             let dc = self.state(own(2)?, &rows);
             let hidden = pick(y, s.width, &rows.output);
-            let kept = [kept[0].of::<T>()?, kept[1].of::<T>()?, &hidden];
+            let (gates, second) = (data(gates)?, data(second)?);
+            let kept = [gates.of::<T>()?, second.of::<T>()?, &hidden];
             let back = self.back(inputs, (d, &rows), kept, &dh, dc);
             let gates = Matrix::plain(&back.gates, 0);
             if let Some(i) = asked(X) {
@@ -457,29 +479,32 @@ impl Recurrent {
 }
 
 impl Operator for Recurrent {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = RecurrentKept;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = inputs.iter().map(|x| data(x)).collect::<Result<Vec<_>>>()?;
-        let (outputs, kept) =
+        let (outputs, directions) =
             typed!(inputs[0].dtype(), |T| self.values::<T>(&self.inputs(&held)?))?;
-        let kept = inputs.iter().map(|&x| x.clone()).chain([outputs[0].clone()]).chain(kept);
-        let saved = Saved { tensors: kept.collect(), ..Saved::default() };
-        Ok(Forward { outputs, saved, ..Forward::default() })
+        let kept = RecurrentKept {
+            inputs: inputs.iter().map(|&x| x.clone()).collect(),
+            states: outputs[0].clone(),
+            directions,
+        };
+        Ok(OpOutput::several(outputs, kept))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: RecurrentKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dtype = gradients.iter().flatten().map(Tensor::dtype).next().unwrap_or(DType::F32);
-        let all =
-            (0..kept.tensors.len()).map(|i| data(saved(&kept, i)?)).collect::<Result<Vec<_>>>()?;
-        let (held, kept) = all.split_at(self.slots.len());
+        let held = kept.inputs.iter().map(data).collect::<Result<Vec<_>>>()?;
         let own = gradients
             .iter()
             .map(|g| g.as_ref().map(data).transpose())
             .collect::<Result<Vec<_>>>()?;
-        typed!(dtype, |T| self.gradients::<T>(&self.inputs(held)?, kept, &own, wanted))
+        typed!(dtype, |T| self.gradients::<T>(&self.inputs(&held)?, &kept, &own, wanted))
     }
 }

@@ -2,8 +2,7 @@
 //! `ReduceSumSquare`, `ReduceLogSum`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share
 //! the gradient evenly, as `PyTorch`'s amax.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -13,9 +12,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Reduction {
-    /// Σ x times a factor: sums and means.
-    Sum(f64),
+pub(in crate::student) enum Reduction {
     LogSum,
     Max,
     Min,
@@ -25,23 +22,28 @@ pub(super) enum Reduction {
     LogSumExp,
 }
 
+/// Σ x times a factor: sums and means.
 #[derive(Debug)]
-struct Reduce {
-    reduction: Reduction,
-    input: Vec<usize>,
-    /// The input's shape with 1 for each axis that is reduced.
-    kept: Vec<usize>,
-    output: Vec<usize>,
+pub(in crate::student) struct Sum {
+    pub(in crate::student) factor: f64,
+    pub(in crate::student) shapes: Shapes,
     mean: bool,
 }
 
-/// The shapes of a reduction.
+/// The reductions that are not linear.
 #[derive(Debug)]
-pub(super) struct Shapes {
-    pub(super) input: Vec<usize>,
+pub(in crate::student) struct Reduce {
+    pub(in crate::student) reduction: Reduction,
+    pub(in crate::student) shapes: Shapes,
+}
+
+/// The shapes of a reduction.
+#[derive(Debug, Clone)]
+pub(in crate::student) struct Shapes {
+    pub(in crate::student) input: Vec<usize>,
     /// The input's shape with 1 for each axis that is reduced.
-    pub(super) kept: Vec<usize>,
-    pub(super) output: Vec<usize>,
+    pub(in crate::student) kept: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 /// The shapes by the axes that a node names, of which there has to be one if so `asked`.
@@ -78,10 +80,12 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         site.operator(),
         "ReduceL1" | "ReduceL2" | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp"
     );
-    let Shapes { input, kept, output } = shapes(site, asked)?;
-    let count: usize = input.iter().zip(&kept).map(|(n, k)| if k == n { 1 } else { *n }).product();
+    let shapes = shapes(site, asked)?;
+    let output = shapes.output.clone();
     let reduction = match site.operator() {
-        "ReduceSum" => Reduction::Sum(1.0),
+        "ReduceSum" => {
+            return Ok(Built::new(Sum { factor: 1.0, shapes, mean: false }, [0], output));
+        }
         "ReduceMax" => Reduction::Max,
         "ReduceMin" => Reduction::Min,
         "ReduceL1" => Reduction::L1,
@@ -90,24 +94,66 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "ReduceLogSum" => Reduction::LogSum,
         "ReduceLogSumExp" => Reduction::LogSumExp,
         _ if site.integer(0) => return Err(Error::input("the mean of integers is not supported")),
-        _ => Reduction::Sum(1.0 / count.max(1) as f64),
+        _ => {
+            let sizes = shapes.input.iter().zip(&shapes.kept);
+            let count: usize = sizes.map(|(n, k)| if k == n { 1 } else { *n }).product();
+            let factor = 1.0 / count.max(1) as f64;
+            return Ok(Built::new(Sum { factor, shapes, mean: true }, [0], output));
+        }
     };
-    if input.contains(&0) && matches!(reduction, Reduction::Max | Reduction::Min) {
+    if shapes.input.contains(&0) && matches!(reduction, Reduction::Max | Reduction::Min) {
         return Err(Error::input("input 0 is empty"));
     }
-    let mean = matches!(site.operator(), "ReduceMean" | "GlobalAveragePool");
-    Ok(Built::new(Reduce { reduction, input, kept, output: output.clone(), mean }, [0], output))
+    Ok(Built::new(Reduce { reduction, shapes }, [0], output))
+}
+
+impl Operator for Sum {
+    type Kept = ();
+
+    fn map_layer(&self) -> MapLayer<'_> {
+        match (self.shapes.input.as_slice(), self.shapes.kept.as_slice()) {
+            (&[n, c, h, w], &[images, channels, 1, 1])
+                if n == images && c == channels && self.mean && h * w > 0 =>
+            {
+                MapLayer::PlaneMean
+            }
+            _ => MapLayer::Other,
+        }
+    }
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let Shapes { input, kept, output } = &self.shapes;
+        let x = data(inputs[0])?;
+        let y = typed!(inputs[0].dtype(), |T| {
+            let factor = <T as Float>::of(self.factor);
+            tensor(map(&reduce_sum(x.of::<T>()?, input, kept), |v| v * factor), output)
+        })?;
+        Ok(OpOutput::one(y, ()))
+    }
+
+    fn backward(
+        &self,
+        _kept: (),
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let Shapes { input, kept, .. } = &self.shapes;
+        let dy = only(gradients)?;
+        let held = data(&dy)?;
+        typed!(dy.dtype(), |T| {
+            let factor = <T as Float>::of(self.factor);
+            let d = map(held.of::<T>()?, |v| v * factor);
+            Ok(vec![Some(tensor(gather(&d, &Strided::broadcast(kept, input)), input)?)])
+        })
+    }
 }
 
 impl Reduce {
     fn values<T: Element>(&self, x: &[T]) -> Vec<T> {
-        let sum = |x: &[T]| reduce_sum(x, &self.input, &self.kept);
-        let fold = |init, f: fn(T, T) -> T| reduce_fold(x, &self.input, &self.kept, init, f);
+        let Shapes { input, kept, .. } = &self.shapes;
+        let sum = |x: &[T]| reduce_sum(x, input, kept);
+        let fold = |init, f: fn(T, T) -> T| reduce_fold(x, input, kept, init, f);
         match self.reduction {
-            Reduction::Sum(factor) => {
-                let factor = <T as Float>::of(factor);
-                map(&sum(x), |v| v * factor)
-            }
             Reduction::LogSum => map(&sum(x), T::ln),
             Reduction::Max => {
                 fold(T::neg_infinity(), |a, b| if b > a || b.is_nan() { b } else { a })
@@ -118,10 +164,7 @@ impl Reduce {
             Reduction::SumSquare => sum(&map(x, |v| v * v)),
             Reduction::LogSumExp => {
                 let max = fold(T::neg_infinity(), |a, b| if b > a || b.is_nan() { b } else { a });
-                let shifted =
-                    broadcast_zip((x, &self.input), (&max, &self.kept), &self.input, |x, m| {
-                        (x - m).exp()
-                    });
+                let shifted = broadcast_zip((x, input), (&max, kept), input, |x, m| (x - m).exp());
                 zip(&sum(&shifted), &max, |s, m| s.ln() + m)
             }
         }
@@ -135,86 +178,52 @@ impl Reduce {
         d: &[T],
         f: impl Fn(T, T) -> T + Sync,
     ) -> Vec<T> {
-        let slope = broadcast_zip((x, &self.input), (y, &self.kept), &self.input, f);
-        broadcast_zip((&slope, &self.input), (d, &self.kept), &self.input, |s, d| s * d)
+        let Shapes { input, kept, .. } = &self.shapes;
+        let slope = broadcast_zip((x, input), (y, kept), input, f);
+        broadcast_zip((&slope, input), (d, kept), input, |s, d| s * d)
     }
 
-    fn gradient<T: Element>(&self, kept: &Saved, d: &[T]) -> Result<Vec<T>> {
+    fn gradient<T: Element>(&self, x: &[T], y: &[T], d: &[T]) -> Vec<T> {
+        let Shapes { input, kept, .. } = &self.shapes;
         let (zero, one) = (T::zero(), T::one());
-        if let Reduction::Sum(factor) = self.reduction {
-            let factor = <T as Float>::of(factor);
-            return Ok(gather(
-                &map(d, |v| v * factor),
-                &Strided::broadcast(&self.kept, &self.input),
-            ));
-        }
-        let (x, y) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
-        let (x, y) = (x.of::<T>()?, y.of::<T>()?);
-        Ok(match self.reduction {
+        match self.reduction {
             Reduction::LogSum => self.sloped(x, y, d, |_, y| (-y).exp()),
             Reduction::L1 => self.sloped(x, y, d, |x, _| if x == zero { zero } else { x.signum() }),
             Reduction::L2 => self.sloped(x, y, d, |x, y| if y == zero { zero } else { x / y }),
             Reduction::SumSquare => self.sloped(x, y, d, |x, _| x + x),
             Reduction::LogSumExp => self.sloped(x, y, d, |x, y| (x - y).exp()),
-            Reduction::Max | Reduction::Min | Reduction::Sum(_) => {
+            Reduction::Max | Reduction::Min => {
                 let same = |x: T, y: T| if x == y { one } else { zero };
-                let ties = reduce_sum(
-                    &broadcast_zip((x, &self.input), (y, &self.kept), &self.input, same),
-                    &self.input,
-                    &self.kept,
-                );
+                let ties =
+                    reduce_sum(&broadcast_zip((x, input), (y, kept), input, same), input, kept);
                 self.sloped(x, y, &zip(d, &ties, |d, n| d / n), same)
             }
-        })
+        }
     }
 }
 
 impl Operator for Reduce {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        if self.input.contains(&0) {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::reduce::Reduce {
-            reduction: self.reduction,
-            input: self.input.clone(),
-            kept: self.kept.clone(),
-            output: self.output.clone(),
-        })
-    }
+    /// Input and output.
+    type Kept = [Tensor; 2];
 
-    fn kind(&self) -> Kind<'_> {
-        match (self.input.as_slice(), self.kept.as_slice()) {
-            (&[n, c, h, w], &[images, channels, 1, 1])
-                if n == images && c == channels && self.mean && h * w > 0 =>
-            {
-                Kind::PlaneMean
-            }
-            _ => Kind::Other,
-        }
-    }
-
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
-        let y = typed!(inputs[0].dtype(), |T| tensor(self.values(x.of::<T>()?), &self.output))?;
-        let keep = if matches!(self.reduction, Reduction::Sum(_)) {
-            Vec::new()
-        } else {
-            vec![inputs[0].clone(), y.clone()]
-        };
-        Ok(Forward::one(y, keep))
+        let output = &self.shapes.output;
+        let y = typed!(inputs[0].dtype(), |T| tensor(self.values(x.of::<T>()?), output))?;
+        Ok(OpOutput::one(y.clone(), [inputs[0].clone(), y]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, y]: Self::Kept,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let held = data(&dy)?;
-        typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
-            self.gradient(&kept, held.of::<T>()?)?,
-            &self.input
-        )?)]))
+        let (x, y, d) = (data(&x)?, data(&y)?, data(&dy)?);
+        typed!(dy.dtype(), |T| {
+            let dx = self.gradient(x.of::<T>()?, y.of::<T>()?, d.of::<T>()?);
+            Ok(vec![Some(tensor(dx, &self.shapes.input)?)])
+        })
     }
 }

@@ -1,13 +1,12 @@
 //! `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and `Identity`, which changes nothing at all.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
 use candle_core::Tensor;
 
-#[derive(Debug, Clone)]
-struct Reshape {
+#[derive(Debug)]
+pub(in crate::student) struct Reshape {
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -94,18 +93,15 @@ pub(in crate::student) fn unsqueezed(input: &[usize], axes: &[i64]) -> Result<Ve
 }
 
 impl Operator for Reshape {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        // no number is touched: the same code on any device
-        on_device::boxed(self.clone())
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        Ok(Forward::one(inputs[0].reshape(self.output.as_slice())?, Vec::new()))
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        Ok(OpOutput::one(inputs[0].reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

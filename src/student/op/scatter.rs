@@ -3,7 +3,7 @@
 //! gradient; equal extremes share it, as in `PyTorch`.
 
 use super::places::Places;
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
@@ -48,6 +48,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(Scatter { places, reduction }, inputs, output))
 }
 
+/// What the backward pass takes.
+#[derive(Debug)]
+struct ScatterKept {
+    /// Where each run of updates is written.
+    starts: Vec<u32>,
+    /// Data, updates and result, of extremes alone.
+    compared: Option<[Tensor; 3]>,
+}
+
 impl Scatter {
     /// Calls `f(element of the data, element of the updates)` in order.
     fn pairs(&self, starts: &[u32], mut f: impl FnMut(usize, usize)) {
@@ -74,48 +83,50 @@ impl Scatter {
         out
     }
 
-    /// The gradients of data and updates. `held`: data, updates and result.
-    fn gradients<T: Element>(
-        &self,
-        held: Option<[&[T]; 3]>,
-        starts: &[u32],
-        dy: &[T],
-    ) -> [Vec<T>; 2] {
-        let count = starts.len() * self.places.run();
-        let mut updates = vec![T::zero(); count];
+    /// The gradients of data and updates where extremes share them. `held`: data, updates and
+    /// result.
+    fn shared<T: Element>(&self, held: [&[T]; 3], starts: &[u32], dy: &[T]) -> [Vec<T>; 2] {
+        let [x, u, y] = held;
+        let hit = |a: T, b: T| if a == b { T::one() } else { T::zero() };
+        let own: Vec<T> = x.iter().zip(y).map(|(&x, &y)| hit(x, y)).collect();
+        let mut equal = own.clone();
+        self.pairs(starts, |to, from| equal[to] += hit(u[from], y[to]));
+        let mut updates = vec![T::zero(); starts.len() * self.places.run()];
+        self.pairs(starts, |to, from| {
+            updates[from] = hit(u[from], y[to]) * dy[to] / equal[to];
+        });
         let mut data = dy.to_vec();
-        match (self.reduction, held) {
-            (Reduction::Max | Reduction::Min, Some([x, u, y])) => {
-                let hit = |a: T, b: T| if a == b { T::one() } else { T::zero() };
-                let mut equal: Vec<T> = x.iter().zip(y).map(|(&x, &y)| hit(x, y)).collect();
-                let own = equal.clone();
-                self.pairs(starts, |to, from| equal[to] += hit(u[from], y[to]));
-                self.pairs(starts, |to, from| {
-                    updates[from] = hit(u[from], y[to]) * dy[to] / equal[to];
-                });
-                data.iter_mut().zip(own.iter().zip(&equal)).for_each(|(d, (&own, &equal))| {
-                    *d = if own == T::zero() { own } else { *d / equal };
-                });
-            }
-            (Reduction::Last, _) => {
-                let mut last = vec![usize::MAX; dy.len()];
-                self.pairs(starts, |to, from| last[to] = from);
-                self.pairs(starts, |to, from| {
-                    if last[to] == from {
-                        updates[from] = dy[to];
-                    }
-                    data[to] = T::zero();
-                });
-            }
-            _ => self.pairs(starts, |to, from| updates[from] = dy[to]),
+        data.iter_mut().zip(own.iter().zip(&equal)).for_each(|(d, (&own, &equal))| {
+            *d = if own == T::zero() { own } else { *d / equal };
+        });
+        [data, updates]
+    }
+
+    /// The gradients of data and updates where updates are written or added.
+    fn gradients<T: Element>(&self, starts: &[u32], dy: &[T]) -> [Vec<T>; 2] {
+        let mut updates = vec![T::zero(); starts.len() * self.places.run()];
+        let mut data = dy.to_vec();
+        if self.reduction == Reduction::Last {
+            let mut last = vec![usize::MAX; dy.len()];
+            self.pairs(starts, |to, from| last[to] = from);
+            self.pairs(starts, |to, from| {
+                if last[to] == from {
+                    updates[from] = dy[to];
+                }
+                data[to] = T::zero();
+            });
+        } else {
+            self.pairs(starts, |to, from| updates[from] = dy[to]);
         }
         [data, updates]
     }
 }
 
 impl Operator for Scatter {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let [first, .., last] = inputs else { return Err(Error::input("updates are missing")) };
+    type Kept = ScatterKept;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let [first, .., last] = inputs else { return Err(Error::internal("updates are missing")) };
         let indices = inputs.get(1).copied().filter(|_| self.places.vary());
         let starts = self.places.starts(indices)?;
         let (x, updates) = (data(first)?, data(last)?);
@@ -123,32 +134,31 @@ impl Operator for Scatter {
             self.values(x.of::<T>()?, updates.of::<T>()?, &starts),
             self.places.data()
         ))?;
-        let kept = match self.reduction {
-            Reduction::Last | Reduction::Add => Vec::new(),
-            Reduction::Max | Reduction::Min => {
-                vec![(*first).clone(), (*last).clone(), y.clone()]
-            }
+        let compared = match self.reduction {
+            Reduction::Last | Reduction::Add => None,
+            Reduction::Max | Reduction::Min => Some([(*first).clone(), (*last).clone(), y.clone()]),
         };
-        let mut forward = Forward::one(y, kept);
-        forward.saved.places = starts;
-        Ok(forward)
+        Ok(OpOutput::one(y, ScatterKept { starts, compared }))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: ScatterKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let d = data(&dy)?;
         typed!(dy.dtype(), |T| {
-            let tensors = (0..kept.tensors.len())
-                .map(|i| data(saved(&kept, i)?))
-                .collect::<Result<Vec<_>>>()?;
-            let slices = tensors.iter().map(|t| t.of::<T>()).collect::<Result<Vec<_>>>()?;
-            let held = <[&[T]; 3]>::try_from(slices).ok();
-            let [dx, du] = self.gradients(held, &kept.places, d.of::<T>()?);
+            let d = d.of::<T>()?;
+            let [dx, du] = match &kept.compared {
+                Some([x, updates, y]) => {
+                    let (x, updates, y) = (data(x)?, data(updates)?, data(y)?);
+                    let held = [x.of::<T>()?, updates.of::<T>()?, y.of::<T>()?];
+                    self.shared(held, &kept.starts, d)
+                }
+                None => self.gradients(&kept.starts, d),
+            };
             let mut result = vec![None; wanted.len()];
             result[0] = Some(tensor(dx, self.places.data())?);
             if let Some(last) = result.last_mut() {

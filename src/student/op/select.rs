@@ -1,17 +1,16 @@
 //! `Where`: one of two values by a condition, all three repeated to one shape.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::kernel::strided::{Strided, broadcast_zip, gather, reduce_sum};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Where {
+pub(in crate::student) struct Where {
     /// Of the condition and the two branches.
-    inputs: [Vec<usize>; 3],
-    output: Vec<usize>,
+    pub(in crate::student) inputs: [Vec<usize>; 3],
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -22,14 +21,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Where {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::binary::Where {
-            inputs: self.inputs.clone(),
-            output: self.output.clone(),
-        })
-    }
+    type Kept = Tensor;
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = [data(inputs[0])?, data(inputs[1])?, data(inputs[2])?];
         let y = typed!(inputs[0].dtype(), |T| {
             let full = |i: usize| {
@@ -47,17 +41,17 @@ impl Operator for Where {
             }
             tensor(y, &self.output)
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone()]))
+        Ok(OpOutput::one(y, inputs[0].clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        condition: Tensor,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (condition, held) = (data(saved(&kept, 0)?)?, data(&dy)?);
+        let (condition, held) = (data(&condition)?, data(&dy)?);
         let out = self.output.as_slice();
         typed!(dy.dtype(), |T| {
             let (c, d) =

@@ -1,7 +1,6 @@
 //! Linear maps that work axis by axis: resizing, padding by copies.
 
-use super::on_device::{self, Target};
-use super::{Forward, Operator, Run, Saved, only};
+use super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use crate::kernel::resample::{Taps, backward, forward};
 use crate::student::value::{data, tensor, typed};
@@ -12,17 +11,17 @@ pub(super) const LONGEST_AXIS: usize = 1 << 20;
 
 /// One resampled axis: its size before, the elements behind one index, and what each output reads.
 #[derive(Debug)]
-struct Stage {
-    size: usize,
-    inner: usize,
-    taps: Taps,
+pub(in crate::student) struct ResampledAxis {
+    pub(in crate::student) size: usize,
+    pub(in crate::student) inner: usize,
+    pub(in crate::student) taps: Taps,
 }
 
 #[derive(Debug)]
-pub(super) struct Separable {
-    stages: Vec<Stage>,
-    input: Vec<usize>,
-    output: Vec<usize>,
+pub(in crate::student) struct Separable {
+    pub(in crate::student) stages: Vec<ResampledAxis>,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 impl Separable {
@@ -34,7 +33,7 @@ impl Separable {
             .into_iter()
             .map(|(axis, taps)| {
                 output[axis] = taps.len();
-                Stage { size: input[axis], inner: input[axis + 1..].iter().product(), taps }
+                ResampledAxis { size: input[axis], inner: input[axis + 1..].iter().product(), taps }
             })
             .collect();
         Self { stages, input: input.to_vec(), output }
@@ -46,27 +45,22 @@ impl Separable {
 }
 
 impl Operator for Separable {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let stages = self.stages.iter().map(|s| (s.size, s.inner, &s.taps));
-        let form =
-            on_device::separable::Separable::new(stages, [&self.input, &self.output], target)?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
             let mut y = x.of::<T>()?.to_vec();
             for s in &self.stages {
                 y = forward(&y, s.size, s.inner, &s.taps);
             }
-            Ok(Forward::one(tensor(y, &self.output)?, Vec::new()))
+            Ok(OpOutput::one(tensor(y, &self.output)?, ()))
         })
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

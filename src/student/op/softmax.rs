@@ -1,7 +1,6 @@
 //! `Softmax` and `LogSoftmax` over an axis (before opset 13: over everything from the axis on).
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::kernel::softmax;
 use crate::kernel::strided::{Strided, dense_strides, gather};
@@ -11,11 +10,11 @@ use candle_core::Tensor;
 use std::borrow::Cow;
 
 #[derive(Debug)]
-struct Softmax {
-    logarithm: bool,
-    width: usize,
-    /// For an axis that is not the last: the input as `[outer, inner, width]`, and the way back.
-    turned: Option<[Strided; 2]>,
+pub(in crate::student) struct Softmax {
+    pub(in crate::student) logarithm: bool,
+    pub(in crate::student) width: usize,
+    /// For an axis that is not the last: the input as `[outer, inner, width]`, and the inverse.
+    pub(in crate::student) turned: Option<[Strided; 2]>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -56,35 +55,25 @@ impl Softmax {
 }
 
 impl Operator for Softmax {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let inner = self.turned.as_ref().map_or(1, |[there, _]| there.shape[1]);
-        if self.width * inner == 0 {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::softmax::Softmax {
-            logarithm: self.logarithm,
-            width: self.width,
-            inner,
-        })
-    }
+    type Kept = Tensor;
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), |T| {
             let f = if self.logarithm { softmax::log_forward } else { softmax::forward };
             tensor(self.back(f(&self.rows(x.of::<T>()?), self.width)), inputs[0].dims())
         })?;
-        Ok(Forward::one(y.clone(), vec![y]))
+        Ok(OpOutput::one(y.clone(), y))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        y: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (y, held) = (data(saved(&kept, 0)?)?, data(&dy)?);
+        let (y, held) = (data(&y)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
             let f = if self.logarithm { softmax::log_backward } else { softmax::backward };
             let dx = f(&self.rows(y.of::<T>()?), &self.rows(held.of::<T>()?), self.width);

@@ -7,7 +7,7 @@
     reason = "53 bits fit, and the operator's name is made once"
 )]
 
-use super::{Mode, Run, Site, build};
+use super::{Mode, PassOptions, Site, build};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::student::host::Host;
 use crate::student::value::{narrow, wide};
@@ -29,8 +29,8 @@ fn drawn(node: &NodeProto, known: &[Host], input: f64, seed: u64) -> Vec<f64> {
     let built = build(&site).unwrap();
     let x = narrow(&vec![input; COUNT], &[COUNT], DType::F64).unwrap();
     let inputs: Vec<_> = built.inputs.iter().map(|_| &x).collect();
-    let run = Run { mode: Mode::Train, freeze_batchnorm: false, seed };
-    wide(&built.operator.forward(&inputs, &run).unwrap().outputs[0]).unwrap()
+    let options = PassOptions { mode: Mode::Train, freeze_batchnorm: false, seed };
+    wide(&built.operator.forward(&inputs, &options).unwrap().outputs[0]).unwrap()
 }
 
 const COUNT: usize = 100_000;

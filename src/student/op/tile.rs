@@ -1,18 +1,17 @@
 //! `Tile`: the input repeated along its axes.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Tile {
+pub(in crate::student) struct Tile {
     /// The output as `[repeats, size]` for each axis.
-    view: Strided,
-    input: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) view: Strided,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -50,26 +49,19 @@ pub(in crate::student) fn tiled(
 }
 
 impl Operator for Tile {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::arrange::Repeat {
-            input: self.input.clone(),
-            once: self.input.iter().flat_map(|&n| [1, n]).collect(),
-            full: self.view.shape.clone(),
-            output: self.output.clone(),
-        })
-    }
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), |T| Ok(Forward::one(
+        typed!(inputs[0].dtype(), |T| Ok(OpOutput::one(
             tensor(gather(x.of::<T>()?, &self.view), &self.output)?,
-            Vec::new()
+            ()
         )))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

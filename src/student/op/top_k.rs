@@ -1,7 +1,7 @@
 //! `TopK`: the largest or smallest elements along an axis, and their places. The places run as
 //! floats, as all integers on data do.
 
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::ranking::top;
@@ -56,11 +56,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         count,
         largest: site.int("largest", 1) != 0,
     };
-    Ok(Built {
-        operator: Box::new(operator),
-        inputs: vec![0],
-        outputs: vec![output.clone(), output],
-    })
+    Ok(Built::with_outputs(operator, [0], vec![output.clone(), output]))
 }
 
 impl TopK {
@@ -74,12 +70,14 @@ impl TopK {
 }
 
 impl Operator for TopK {
+    type Kept = Vec<u32>;
+
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
         reason = "places along an axis of fewer than 2³²"
     )]
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
             let x = x.of::<T>()?;
@@ -90,18 +88,15 @@ impl Operator for TopK {
             let values: Vec<T> = self.sources(&places).map(|from| x[from]).collect();
             let numbers: Vec<T> =
                 places.iter().map(|&place| <T as Float>::of(f64::from(place))).collect();
-            Ok(Forward {
-                outputs: vec![tensor(values, &self.output)?, tensor(numbers, &self.output)?],
-                saved: Saved { places, ..Saved::default() },
-                ..Forward::default()
-            })
+            let outputs = vec![tensor(values, &self.output)?, tensor(numbers, &self.output)?];
+            Ok(OpOutput::several(outputs, places))
         })
     }
 
     /// The places have no gradient.
     fn backward(
         &self,
-        saved: Saved,
+        places: Vec<u32>,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -109,7 +104,7 @@ impl Operator for TopK {
         let held = data(&dy)?;
         typed!(dy.dtype(), |T| {
             let mut dx: Vec<T> = vec![0.0; self.input.iter().product()];
-            for (to, &d) in self.sources(&saved.places).zip(held.of::<T>()?) {
+            for (to, &d) in self.sources(&places).zip(held.of::<T>()?) {
                 dx[to] = d;
             }
             Ok(vec![Some(tensor(dx, &self.input)?)])

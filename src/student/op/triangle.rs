@@ -1,6 +1,6 @@
 //! `Trilu`: the upper or lower triangle of matrices, the rest zero.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
@@ -51,13 +51,15 @@ impl Triangle {
 }
 
 impl Operator for Triangle {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        Ok(Forward::one(self.apply(inputs[0])?, Vec::new()))
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        Ok(OpOutput::one(self.apply(inputs[0])?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

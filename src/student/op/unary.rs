@@ -1,7 +1,6 @@
 //! Functions of one number beside the activations: logarithm, reciprocal, trigonometry, rounding.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -9,7 +8,7 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Unary {
+pub(in crate::student) enum Unary {
     Log,
     Reciprocal,
     Sin,
@@ -31,7 +30,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Floor" => Unary::Floor,
         "Ceil" => Unary::Ceil,
         "Round" => Unary::Round,
-        other => return Err(Error::input(format!("function {other} is not known"))),
+        other => return Err(Error::internal(format!("function {other} is not known"))),
     };
     Ok(Built::new(function, [0], site.shape(0)?.to_vec()))
 }
@@ -62,36 +61,23 @@ impl Unary {
 }
 
 impl Operator for Unary {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        use on_device::unary::Unary as Form;
-        on_device::boxed(match self {
-            Self::Log => Form::Log,
-            Self::Reciprocal => Form::Reciprocal,
-            Self::Sin => Form::Sin,
-            Self::Cos => Form::Cos,
-            Self::Sign => Form::Sign,
-            Self::Floor => Form::Floor,
-            Self::Ceil => Form::Ceil,
-            // candle rounds halves away from zero
-            Self::Round => return Ok(None),
-        })
-    }
+    type Kept = Tensor;
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let held = data(x)?;
         let y = typed!(x.dtype(), |T| tensor(self.values(held.of::<T>()?), x.dims()))?;
-        Ok(Forward::one(y, vec![x.clone()]))
+        Ok(OpOutput::one(y, x.clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        x: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
-        let (held, held_dy) = (data(x)?, data(&dy)?);
+        let dy = only(gradients)?;
+        let (held, held_dy) = (data(&x)?, data(&dy)?);
         typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
             self.gradient(held.of::<T>()?, held_dy.of::<T>()?),
             dy.dims()

@@ -1,7 +1,7 @@
 //! Operators of any number of inputs that repeat to one shape: `Max`, `Min`, `Sum`, `Mean`. Equal
 //! extremes share the gradient evenly, as `PyTorch`'s maximum and minimum.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map;
@@ -9,19 +9,24 @@ use crate::kernel::strided::{Strided, broadcast_zip, gather, reduce_sum};
 use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Function {
-    Max,
-    Min,
-    /// The sum times a factor.
-    Sum(f64),
+/// The shapes of the inputs, and the one that all repeat to.
+#[derive(Debug)]
+struct Repeated {
+    inputs: Vec<Vec<usize>>,
+    output: Vec<usize>,
+}
+
+/// The sum times a factor.
+#[derive(Debug)]
+struct VariadicSum {
+    factor: f64,
+    shapes: Repeated,
 }
 
 #[derive(Debug)]
-struct Variadic {
-    function: Function,
-    inputs: Vec<Vec<usize>>,
-    output: Vec<usize>,
+struct VariadicExtreme {
+    largest: bool,
+    shapes: Repeated,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a count of inputs")]
@@ -33,29 +38,27 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let output = inputs[1..]
         .iter()
         .try_fold(first.clone(), |shape, other| super::binary::broadcast(&shape, other))?;
-    let function = match site.operator() {
-        "Max" => Function::Max,
-        "Min" => Function::Min,
-        "Sum" => Function::Sum(1.0),
-        _ => Function::Sum(1.0 / inputs.len() as f64),
-    };
     let all: Vec<usize> = (0..inputs.len()).collect();
-    Ok(Built::new(Variadic { function, inputs, output: output.clone() }, all, output))
+    let share = 1.0 / inputs.len() as f64;
+    let shapes = Repeated { inputs, output: output.clone() };
+    Ok(match site.operator() {
+        "Max" => Built::new(VariadicExtreme { largest: true, shapes }, all, output),
+        "Min" => Built::new(VariadicExtreme { largest: false, shapes }, all, output),
+        "Sum" => Built::new(VariadicSum { factor: 1.0, shapes }, all, output),
+        _ => Built::new(VariadicSum { factor: share, shapes }, all, output),
+    })
 }
 
-impl Variadic {
-    fn combine<T: Element>(&self) -> fn(T, T) -> T {
-        match self.function {
-            Function::Max => |a, b| if b > a || b.is_nan() { b } else { a },
-            Function::Min => |a, b| if b < a || b.is_nan() { b } else { a },
-            Function::Sum(_) => |a, b| a + b,
+impl Repeated {
+    /// All inputs combined from the first on.
+    fn combined<T: Element>(&self, inputs: &[&Tensor], f: fn(T, T) -> T) -> Result<Vec<T>> {
+        let first = data(inputs[0])?;
+        let mut y = gather(first.of::<T>()?, &Strided::broadcast(&self.inputs[0], &self.output));
+        for (x, shape) in inputs.iter().zip(&self.inputs).skip(1) {
+            let x = data(x)?;
+            y = broadcast_zip((&y, &self.output), (x.of::<T>()?, shape), &self.output, f);
         }
-    }
-
-    /// 1 where an operand is the extreme.
-    fn hits<T: Element>(&self, y: &[T], x: &Tensor, shape: &[usize]) -> Result<Vec<T>> {
-        let same = |y: T, x: T| if x == y { T::one() } else { T::zero() };
-        Ok(broadcast_zip((y, &self.output), (data(x)?.of::<T>()?, shape), &self.output, same))
+        Ok(y)
     }
 
     fn summed<T: Element>(&self, full: Vec<T>, to: &[usize]) -> Result<Tensor> {
@@ -67,73 +70,94 @@ impl Variadic {
     }
 }
 
-impl Operator for Variadic {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+impl Operator for VariadicSum {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = typed!(inputs[0].dtype(), |T| {
-            let first = data(inputs[0])?;
-            let mut y =
-                gather(first.of::<T>()?, &Strided::broadcast(&self.inputs[0], &self.output));
-            for (x, shape) in inputs.iter().zip(&self.inputs).skip(1) {
-                let x = data(x)?;
-                y = broadcast_zip(
-                    (&y, &self.output),
-                    (x.of::<T>()?, shape),
-                    &self.output,
-                    self.combine(),
-                );
-            }
-            if let Function::Sum(factor) = self.function
-                && (factor - 1.0).abs() > 0.0
-            {
-                let factor = <T as Float>::of(factor);
+            let mut y: Vec<T> = self.shapes.combined(inputs, |a, b| a + b)?;
+            if (self.factor - 1.0).abs() > 0.0 {
+                let factor = <T as Float>::of(self.factor);
                 y = map(&y, |v| v * factor);
             }
-            tensor(y, &self.output)
+            tensor(y, &self.shapes.output)
         })?;
-        let kept = match self.function {
-            Function::Sum(_) => Vec::new(),
-            _ => inputs.iter().map(|&x| x.clone()).chain([y.clone()]).collect(),
-        };
-        Ok(Forward::one(y, kept))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        let out = self.output.as_slice();
         typed!(dy.dtype(), |T| {
-            let d = held.of::<T>()?;
-            if let Function::Sum(factor) = self.function {
-                let factor = <T as Float>::of(factor);
-                let share = |(shape, &wanted): (&Vec<usize>, &bool)| {
-                    if wanted {
-                        self.summed(map(d, |d| d * factor), shape).map(Some)
-                    } else {
-                        Ok(None)
-                    }
-                };
-                return self.inputs.iter().zip(wanted).map(share).collect();
-            }
-            let y = data(saved(&kept, self.inputs.len())?)?;
-            let y = y.of::<T>()?;
+            let (d, factor) = (held.of::<T>()?, <T as Float>::of(self.factor));
+            let share = |(shape, &wanted): (&Vec<usize>, &bool)| {
+                wanted.then(|| self.shapes.summed(map(d, |d| d * factor), shape)).transpose()
+            };
+            self.shapes.inputs.iter().zip(wanted).map(share).collect()
+        })
+    }
+}
+
+impl VariadicExtreme {
+    /// 1 where an operand is the extreme.
+    fn hits<T: Element>(&self, y: &[T], x: &Tensor, shape: &[usize]) -> Result<Vec<T>> {
+        let same = |y: T, x: T| if x == y { T::one() } else { T::zero() };
+        let output = self.shapes.output.as_slice();
+        Ok(broadcast_zip((y, output), (data(x)?.of::<T>()?, shape), output, same))
+    }
+}
+
+/// The operands and their extreme.
+#[derive(Debug)]
+struct VariadicExtremeKept {
+    operands: Vec<Tensor>,
+    extreme: Tensor,
+}
+
+impl Operator for VariadicExtreme {
+    type Kept = VariadicExtremeKept;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let y = typed!(inputs[0].dtype(), |T| {
+            let f: fn(T, T) -> T = if self.largest {
+                |a, b| if b > a || b.is_nan() { b } else { a }
+            } else {
+                |a, b| if b < a || b.is_nan() { b } else { a }
+            };
+            tensor(self.shapes.combined(inputs, f)?, &self.shapes.output)
+        })?;
+        let operands = inputs.iter().map(|&x| x.clone()).collect();
+        Ok(OpOutput::one(y.clone(), VariadicExtremeKept { operands, extreme: y }))
+    }
+
+    fn backward(
+        &self,
+        kept: VariadicExtremeKept,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?;
+        let (held, y) = (data(&dy)?, data(&kept.extreme)?);
+        let out = self.shapes.output.as_slice();
+        let operands = || kept.operands.iter().zip(&self.shapes.inputs);
+        typed!(dy.dtype(), |T| {
+            let (d, y) = (held.of::<T>()?, y.of::<T>()?);
             let mut ties: Vec<T> = vec![0.0; y.len()];
-            for (i, shape) in self.inputs.iter().enumerate() {
-                let hits = self.hits(y, saved(&kept, i)?, shape)?;
+            for (x, shape) in operands() {
+                let hits = self.hits(y, x, shape)?;
                 ties.iter_mut().zip(hits).for_each(|(n, hit)| *n += hit);
             }
             let share = broadcast_zip((d, out), (&ties, out), out, |d, n| d / n);
             let mut result = vec![None; wanted.len()];
-            for (i, shape) in self.inputs.iter().enumerate().filter(|(i, _)| wanted[*i]) {
-                let hits = self.hits(y, saved(&kept, i)?, shape)?;
-                result[i] = Some(self.summed(
-                    broadcast_zip((&hits, out), (&share, out), out, |h, s| h * s),
-                    shape,
-                )?);
+            for (i, (x, shape)) in operands().enumerate().filter(|(i, _)| wanted[*i]) {
+                let hits = self.hits(y, x, shape)?;
+                let full = broadcast_zip((&hits, out), (&share, out), out, |h, s| h * s);
+                result[i] = Some(self.shapes.summed(full, shape)?);
             }
             Ok(result)
         })

@@ -1,7 +1,6 @@
 //! `Transpose`, `Slice`, `Split` and `Expand`: the same numbers walked with other strides.
 
-use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum, scatter};
 use crate::student::op::site::axis;
@@ -9,16 +8,16 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::{DType, Tensor};
 
 #[derive(Debug)]
-struct View {
-    input: Vec<usize>,
+pub(in crate::student) struct StridedView {
+    pub(in crate::student) input: Vec<usize>,
     /// Each output as a view of the input.
-    views: Vec<Strided>,
-    adjoint: Adjoint,
+    pub(in crate::student) views: Vec<Strided>,
+    pub(in crate::student) adjoint: Adjoint,
 }
 
 /// How gradients go back.
 #[derive(Debug)]
-enum Adjoint {
+pub(in crate::student) enum Adjoint {
     /// A permutation: walk it backwards.
     Gather { inverse: Strided, order: Vec<usize> },
     /// Every element is read at most once: write to where it was read.
@@ -66,7 +65,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         }
     };
     let outputs = views.iter().map(|v| v.shape.clone()).collect();
-    Ok(Built { operator: Box::new(View { input, views, adjoint }), inputs: vec![0], outputs })
+    Ok(Built::with_outputs(StridedView { input, views, adjoint }, [0], outputs))
 }
 
 /// An order of axes; reversed where none is given.
@@ -179,36 +178,10 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
         .collect())
 }
 
-impl Operator for View {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let of = |input: &[usize], view: &Strided| (input.to_vec(), view.shape.clone());
-        match &self.adjoint {
-            Adjoint::Gather { order, .. } => {
-                let (input, output) = of(&self.input, &self.views[0]);
-                on_device::boxed(on_device::arrange::Permute {
-                    shape: input.clone(),
-                    order: order.clone(),
-                    input,
-                    output,
-                })
-            }
-            Adjoint::Sum => {
-                let (input, output) = of(&self.input, &self.views[0]);
-                on_device::boxed(on_device::arrange::Repeat {
-                    once: input.clone(),
-                    full: output.clone(),
-                    input,
-                    output,
-                })
-            }
-            Adjoint::Scatter => {
-                let form = on_device::arrange::Pick::views(&self.input, &self.views, target)?;
-                Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
-            }
-        }
-    }
+impl Operator for StridedView {
+    type Kept = ();
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let outputs = typed!(inputs[0].dtype(), |T| {
             let x = x.of::<T>()?;
@@ -217,12 +190,12 @@ impl Operator for View {
                 .map(|view| tensor(gather(x, view), &view.shape))
                 .collect::<Result<Vec<_>>>()
         })?;
-        Ok(Forward { outputs, ..Forward::default() })
+        Ok(OpOutput::several(outputs, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -6,8 +6,8 @@ use super::operator::{Blocked, trained};
 use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::elementwise;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 
 #[derive(Debug)]
 pub(super) struct Add;
@@ -19,7 +19,12 @@ impl Blocked for Add {
         "add"
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, _run: &Run) -> Result<()> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        _run: &PassOptions,
+    ) -> Result<()> {
         let (a, b) = (values.map(step.inputs[0])?, values.map(step.inputs[1])?);
         let (map, mut to) = values.output(step)?;
         elementwise::sum(&map, a.view(), b.view(), &mut to);
@@ -32,7 +37,7 @@ impl Blocked for Add {
         (): (),
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let dy = gradients.resolved(dy)?;
         if step.wanted[0] {
@@ -41,7 +46,7 @@ impl Blocked for Add {
         gradients.give(step, 1, TensorGradient::Map(dy))
     }
 
-    fn moved(&self, step: &Step, _x: usize, y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, _x: usize, y: usize) -> usize {
         3 * y + 2 * y * trained(step)
     }
 }

@@ -7,8 +7,8 @@ use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::{Map, pool};
 use crate::kernel::pool::PoolWindow;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 
 #[derive(Debug)]
 pub(super) struct AveragePool(pub(super) PoolWindow);
@@ -21,7 +21,12 @@ impl Blocked for AveragePool {
         "average pool"
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, _run: &Run) -> Result<Map> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        _run: &PassOptions,
+    ) -> Result<Map> {
         let x = values.map(step.inputs[0])?;
         let (map, mut to) = values.output(step)?;
         pool::average(&x.map, &self.0, x.view(), &mut to);
@@ -34,7 +39,7 @@ impl Blocked for AveragePool {
         map: Map,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let (dy, mut dx) = (gradients.resolved(dy)?, gradients.arena.take(map.len()));
         pool::average_gradient(&map, &self.0, &dy.dy, &mut dx);

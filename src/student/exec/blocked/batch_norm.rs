@@ -6,8 +6,8 @@ use super::operator::{Blocked, trained};
 use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::{MapView, sums};
-use crate::student::op::{self, Run};
-use crate::student::plan::Step;
+use crate::student::op::{self, PassOptions};
+use crate::student::plan::GraphStep;
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
@@ -36,7 +36,12 @@ impl Blocked for MapBatchNorm {
         true
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, run: &Run) -> Result<Normalized> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        run: &PassOptions,
+    ) -> Result<Normalized> {
         let z = values.written(step.inputs[0])?;
         let parameters: Vec<Tensor> =
             step.inputs[1..].iter().map(|&id| values.dense(id)).collect::<Result<_>>()?;
@@ -64,7 +69,7 @@ impl Blocked for MapBatchNorm {
         kept: Normalized,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let Normalized { z, affine, means, rstd, scale, training } = kept;
         let mut dy = gradients.map(dy)?;
@@ -97,7 +102,7 @@ impl Blocked for MapBatchNorm {
         gradients.give(step, 0, TensorGradient::Map(dx))
     }
 
-    fn moved(&self, step: &Step, _x: usize, y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, _x: usize, y: usize) -> usize {
         // the sums of the backward pass
         2 * y * trained(step)
     }

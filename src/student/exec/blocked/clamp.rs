@@ -5,8 +5,8 @@ use super::map::{self, Back, Lazy, MapGradient};
 use super::operator::Blocked;
 use super::values::SlotValues;
 use crate::error::Result;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 
 #[derive(Debug)]
 pub(super) struct Clamp {
@@ -32,7 +32,12 @@ impl Blocked for Clamp {
         "clamp"
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, _run: &Run) -> Result<Lazy> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        _run: &PassOptions,
+    ) -> Result<Lazy> {
         let mut x = values.map(step.inputs[0])?;
         // a map records one clamp at most
         if x.clamp.is_some() {
@@ -47,7 +52,7 @@ impl Blocked for Clamp {
         x: Lazy,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let dy = gradients.resolved(dy)?;
         let affine = x.affine.unwrap_or_else(|| map::identity(&x.map));
@@ -56,7 +61,7 @@ impl Blocked for Clamp {
         gradients.give(step, 0, TensorGradient::Map(dx))
     }
 
-    fn moved(&self, _step: &Step, _x: usize, _y: usize) -> usize {
+    fn moved(&self, _step: &GraphStep, _x: usize, _y: usize) -> usize {
         0
     }
 }

@@ -7,8 +7,8 @@ use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::{self, sums};
 use crate::student::Mode;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 use crate::student::value::{data, narrow, tensor};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
@@ -35,8 +35,8 @@ impl Blocked for MapConvolution {
     fn forward(
         &self,
         values: &mut SlotValues<'_>,
-        step: &Step,
-        run: &Run,
+        step: &GraphStep,
+        run: &PassOptions,
     ) -> Result<(Lazy, Tensor)> {
         let (x, weight) = (values.map(step.inputs[0])?, values.dense(step.inputs[1])?);
         let (map, mut to) = values.output(step)?;
@@ -59,7 +59,7 @@ impl Blocked for MapConvolution {
         (x, weight): (Lazy, Tensor),
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let dz = gradients.map(dy)?;
         let mut dw = vec![0.0; if step.wanted[1] { weight.elem_count() } else { 0 }];
@@ -78,7 +78,7 @@ impl Blocked for MapConvolution {
         give_parameters(gradients, step, weight.dims(), dw, &dz)
     }
 
-    fn moved(&self, step: &Step, x: usize, y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, x: usize, y: usize) -> usize {
         // the backward pass reads the gradient, the output if a batch norm follows, and the input
         // for the weight's gradient; it writes the input's gradient
         x + y
@@ -90,7 +90,7 @@ impl Blocked for MapConvolution {
 /// Calls `f` with the values of a convolution's bias.
 pub(super) fn with_bias<R>(
     values: &mut SlotValues<'_>,
-    step: &Step,
+    step: &GraphStep,
     f: impl FnOnce(Option<&[f32]>) -> Result<R>,
 ) -> Result<R> {
     match step.inputs.get(2) {
@@ -105,7 +105,7 @@ pub(super) fn with_bias<R>(
 /// Gives the gradients of a convolution's weight, of this shape, and of its bias.
 pub(super) fn give_parameters(
     gradients: &mut Gradients<'_>,
-    step: &Step,
+    step: &GraphStep,
     shape: &[usize],
     dw: Vec<f32>,
     dz: &MapGradient,

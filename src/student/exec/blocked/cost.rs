@@ -4,7 +4,7 @@ use super::plan::BlockedPlan;
 use crate::onnx::cost;
 use crate::student::TensorId;
 use crate::student::import::Graph;
-use crate::student::plan::Plan;
+use crate::student::plan::GraphPlan;
 
 /// The least work of one training step, forward and backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,11 @@ pub struct StepCost {
 }
 
 /// Counts the work. Weights are left out of the bytes: they are small compared with the maps.
-pub(in crate::student) fn step_cost(graph: &Graph, plan: &Plan, blocked: &BlockedPlan) -> StepCost {
+pub(in crate::student) fn step_cost(
+    graph: &Graph,
+    plan: &GraphPlan,
+    blocked: &BlockedPlan,
+) -> StepCost {
     let mut total = StepCost { multiply_adds: 0, bytes: 0 };
     for (step, operator) in plan.steps.iter().zip(&blocked.operators) {
         let shapes = |ids: &mut dyn Iterator<Item = TensorId>| -> Vec<&[usize]> {

@@ -4,15 +4,15 @@ use super::gradients::{Gradients, TensorGradient};
 use super::operator::Blocked;
 use super::values::SlotValues;
 use crate::error::Result;
-use crate::student::op::{Run, Saved};
-use crate::student::plan::Step;
+use crate::student::op::{BackwardPass, PassOptions};
+use crate::student::plan::GraphStep;
 use candle_core::Tensor;
 
 #[derive(Debug)]
 pub(super) struct Dense;
 
 impl Blocked for Dense {
-    type Kept = Saved;
+    type Kept = Box<dyn BackwardPass>;
 
     fn name(&self) -> &'static str {
         "dense"
@@ -22,7 +22,12 @@ impl Blocked for Dense {
         true
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, run: &Run) -> Result<Saved> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        run: &PassOptions,
+    ) -> Result<Self::Kept> {
         let inputs: Vec<Tensor> =
             step.inputs.iter().map(|&id| values.dense(id)).collect::<Result<_>>()?;
         let done = step.operator.forward(&inputs.iter().collect::<Vec<_>>(), run)?;
@@ -32,21 +37,21 @@ impl Blocked for Dense {
                 values.store_dense(*id, value);
             }
         }
-        Ok(done.saved)
+        Ok(done.kept)
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        kept: Self::Kept,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let dy = dy
             .into_iter()
             .map(|g| g.map(|g| gradients.dense(g)).transpose())
             .collect::<Result<_>>()?;
-        let results = step.operator.backward(saved, dy, &step.wanted)?;
+        let results = kept.backward(dy, &step.wanted)?;
         for (input, gradient) in results.into_iter().enumerate() {
             if let Some(gradient) = gradient {
                 gradients.give(step, input, TensorGradient::Dense(gradient))?;

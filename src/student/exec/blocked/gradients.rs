@@ -4,8 +4,8 @@ use super::buffer::{Arena, Buffer};
 use super::map::MapGradient;
 use crate::error::{Error, Result};
 use crate::student::TensorId;
-use crate::student::executor::{Values, sum};
-use crate::student::plan::Step;
+use crate::student::exec::reference::{Values, sum};
+use crate::student::plan::GraphStep;
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl<'a> Gradients<'a> {
     }
 
     /// Takes the gradients of a step's outputs.
-    pub(super) fn of_outputs(&mut self, step: &Step) -> Vec<Option<TensorGradient>> {
+    pub(super) fn of_outputs(&mut self, step: &GraphStep) -> Vec<Option<TensorGradient>> {
         step.outputs.iter().map(|id| id.and_then(|id| self.totals[id.0].take())).collect()
     }
 
@@ -83,7 +83,7 @@ impl<'a> Gradients<'a> {
     /// Adds the gradient of a step's input, if it is wanted, to what is there.
     pub(super) fn give(
         &mut self,
-        step: &Step,
+        step: &GraphStep,
         input: usize,
         gradient: TensorGradient,
     ) -> Result<()> {

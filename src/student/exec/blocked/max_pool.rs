@@ -7,8 +7,8 @@ use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::{LANES, Map, pool};
 use crate::kernel::pool::PoolWindow;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 
 #[derive(Debug)]
 pub(super) struct MaxPool(pub(super) PoolWindow);
@@ -24,8 +24,8 @@ impl Blocked for MaxPool {
     fn forward(
         &self,
         values: &mut SlotValues<'_>,
-        step: &Step,
-        _run: &Run,
+        step: &GraphStep,
+        _run: &PassOptions,
     ) -> Result<(Map, Vec<pool::Places>)> {
         let x = values.map(step.inputs[0])?;
         let (map, mut to) = values.output(step)?;
@@ -40,7 +40,7 @@ impl Blocked for MaxPool {
         (map, places): (Map, Vec<pool::Places>),
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let (dy, mut dx) = (gradients.resolved(dy)?, gradients.arena.take(map.len()));
         pool::maximum_gradient(&map, &self.0, &dy.dy, &places, &mut dx);

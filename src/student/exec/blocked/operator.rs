@@ -3,8 +3,8 @@
 use super::gradients::{Gradients, TensorGradient};
 use super::values::SlotValues;
 use crate::error::Result;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -23,7 +23,12 @@ pub(super) trait Blocked: Debug + Send + Sync + 'static {
     }
 
     /// Reads the step's inputs from `values` and stores its outputs there.
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, run: &Run) -> Result<Self::Kept>;
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        run: &PassOptions,
+    ) -> Result<Self::Kept>;
 
     /// Adds the gradients of the step's wanted inputs to `gradients`. `dy`: those of its outputs,
     /// at least one of which is present.
@@ -32,23 +37,23 @@ pub(super) trait Blocked: Debug + Send + Sync + 'static {
         kept: Self::Kept,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()>;
 
     /// Elements of maps that are read and written in both passes; `x`, `y`: elements of the step's
     /// first input and output.
-    fn moved(&self, step: &Step, x: usize, y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, x: usize, y: usize) -> usize {
         (x + y) * (1 + trained(step))
     }
 }
 
 /// Whether the gradient of an input is wanted, as a factor.
-pub(super) fn wanted(step: &Step, input: usize) -> usize {
+pub(super) fn wanted(step: &GraphStep, input: usize) -> usize {
     usize::from(step.wanted.get(input) == Some(&true))
 }
 
 /// Whether any gradient is wanted, as a factor.
-pub(super) fn trained(step: &Step) -> usize {
+pub(super) fn trained(step: &GraphStep) -> usize {
     usize::from(step.wanted.contains(&true))
 }
 
@@ -60,10 +65,10 @@ pub(super) trait AnyBlocked: Debug + Send + Sync {
     fn forward(
         &self,
         values: &mut SlotValues<'_>,
-        step: &Step,
-        run: &Run,
+        step: &GraphStep,
+        run: &PassOptions,
     ) -> Result<Option<Box<dyn BackwardStep>>>;
-    fn moved(&self, step: &Step, x: usize, y: usize) -> usize;
+    fn moved(&self, step: &GraphStep, x: usize, y: usize) -> usize;
 }
 
 /// The backward pass of a step: it owns the operator and the value that this operator kept, so that
@@ -74,7 +79,7 @@ pub(super) trait BackwardStep: Debug + Send + Sync {
         self: Box<Self>,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()>;
 }
 
@@ -93,7 +98,7 @@ impl<O: Blocked> BackwardStep for Pending<O> {
         self: Box<Self>,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let Self { operator, kept } = *self;
         operator.backward(kept, dy, gradients, step)
@@ -112,8 +117,8 @@ impl<O: Blocked> AnyBlocked for Arc<O> {
     fn forward(
         &self,
         values: &mut SlotValues<'_>,
-        step: &Step,
-        run: &Run,
+        step: &GraphStep,
+        run: &PassOptions,
     ) -> Result<Option<Box<dyn BackwardStep>>> {
         let kept = (**self).forward(values, step, run)?;
         if !step.wanted.contains(&true) {
@@ -122,7 +127,7 @@ impl<O: Blocked> AnyBlocked for Arc<O> {
         Ok(Some(Box::new(Pending { operator: self.clone(), kept })))
     }
 
-    fn moved(&self, step: &Step, x: usize, y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, x: usize, y: usize) -> usize {
         (**self).moved(step, x, y)
     }
 }

@@ -12,8 +12,8 @@ use super::plane_mean::PlaneMean;
 use super::stem::Stem;
 use crate::kernel::blocked::{self, pool, stem};
 use crate::student::TensorId;
-use crate::student::op::Kind;
-use crate::student::plan::{Plan, Step};
+use crate::student::op::MapLayer;
+use crate::student::plan::{GraphPlan, GraphStep};
 use crate::student::settings::Precision;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,36 +30,38 @@ const STEM: usize = 8;
 impl BlockedPlan {
     /// Chooses for every step. What a step finds at run time may still send it to the dense form
     /// ([`Blocked::takes`]).
-    pub(in crate::student) fn new(plan: &Plan, precision: Precision) -> Self {
+    pub(in crate::student) fn new(plan: &GraphPlan, precision: Precision) -> Self {
         let precision = match precision {
             Precision::Fast => blocked::Precision::Fast,
             Precision::Strict => blocked::Precision::Strict,
         };
-        let norms =
-            plan.steps.iter().filter(|step| matches!(step.operator.kind(), Kind::BatchNorm(_)));
+        let norms = plan
+            .steps
+            .iter()
+            .filter(|step| matches!(step.operator.map_layer(), MapLayer::BatchNorm(_)));
         let normed: HashSet<TensorId> =
             norms.filter_map(|step| step.inputs.first().copied()).collect();
-        let is_normed = |step: &Step| {
+        let is_normed = |step: &GraphStep| {
             step.outputs.first().copied().flatten().is_some_and(|id| normed.contains(&id))
         };
-        let rank = |step: &Step| {
+        let rank = |step: &GraphStep| {
             step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len)
         };
-        let operator = |step: &Step| match step.operator.kind() {
-            Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => {
+        let operator = |step: &GraphStep| match step.operator.map_layer() {
+            MapLayer::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => {
                 boxed(Stem(*c))
             }
-            Kind::Convolution(c) => match blocked::plan(c, precision) {
+            MapLayer::Convolution(c) => match blocked::plan(c, precision) {
                 Some(plan) => boxed(MapConvolution { plan, moments: is_normed(step) }),
                 None => boxed(Dense),
             },
-            Kind::BatchNorm(norm) if rank(step) == 4 => boxed(MapBatchNorm(*norm)),
-            Kind::Clamp { bounds, inclusive } => boxed(Clamp::new(bounds, inclusive)),
-            Kind::Add => boxed(Add),
-            Kind::MaxPool(w) if pool::takes(w) => boxed(MaxPool(*w)),
-            Kind::AveragePool(w) => boxed(AveragePool(*w)),
-            Kind::PlaneMean => boxed(PlaneMean),
-            Kind::BatchNorm(_) | Kind::MaxPool(_) | Kind::Other => boxed(Dense),
+            MapLayer::BatchNorm(norm) if rank(step) == 4 => boxed(MapBatchNorm(*norm)),
+            MapLayer::Clamp { bounds, inclusive } => boxed(Clamp::new(bounds, inclusive)),
+            MapLayer::Add => boxed(Add),
+            MapLayer::MaxPool(w) if pool::takes(w) => boxed(MaxPool(*w)),
+            MapLayer::AveragePool(w) => boxed(AveragePool(*w)),
+            MapLayer::PlaneMean => boxed(PlaneMean),
+            MapLayer::BatchNorm(_) | MapLayer::MaxPool(_) | MapLayer::Other => boxed(Dense),
         };
         Self { operators: plan.steps.iter().map(operator).collect() }
     }

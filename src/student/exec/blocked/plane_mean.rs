@@ -6,8 +6,8 @@ use super::operator::{Blocked, trained};
 use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::{Map, elementwise, sums};
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 use crate::student::value::{data, tensor};
 
 #[derive(Debug)]
@@ -21,7 +21,12 @@ impl Blocked for PlaneMean {
         "plane mean"
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, _run: &Run) -> Result<Map> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        _run: &PassOptions,
+    ) -> Result<Map> {
         let x = values.map(step.inputs[0])?;
         let means = sums::means(&x.map, x.view());
         if let Some(id) = step.outputs[0] {
@@ -36,7 +41,7 @@ impl Blocked for PlaneMean {
         map: Map,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let mut dx = gradients.arena.take(map.len());
         for gradient in dy.into_iter().flatten() {
@@ -46,7 +51,7 @@ impl Blocked for PlaneMean {
         gradients.give(step, 0, TensorGradient::Map(MapGradient::stored(map, dx)))
     }
 
-    fn moved(&self, step: &Step, x: usize, _y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, x: usize, _y: usize) -> usize {
         x + x * trained(step)
     }
 }

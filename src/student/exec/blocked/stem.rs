@@ -8,8 +8,8 @@ use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::stem;
 use crate::kernel::conv::Conv;
-use crate::student::op::Run;
-use crate::student::plan::Step;
+use crate::student::op::PassOptions;
+use crate::student::plan::GraphStep;
 use crate::student::value::data;
 use candle_core::Tensor;
 
@@ -28,7 +28,12 @@ impl Blocked for Stem {
         !in_blocks
     }
 
-    fn forward(&self, values: &mut SlotValues<'_>, step: &Step, _run: &Run) -> Result<Tensor> {
+    fn forward(
+        &self,
+        values: &mut SlotValues<'_>,
+        step: &GraphStep,
+        _run: &PassOptions,
+    ) -> Result<Tensor> {
         let (x, weight) = (values.dense(step.inputs[0])?, values.dense(step.inputs[1])?);
         let (map, mut to) = values.output(step)?;
         with_bias(values, step, |bias| {
@@ -45,7 +50,7 @@ impl Blocked for Stem {
         x: Tensor,
         dy: Vec<Option<TensorGradient>>,
         gradients: &mut Gradients<'_>,
-        step: &Step,
+        step: &GraphStep,
     ) -> Result<()> {
         let Self(c) = self;
         let dz = gradients.map(dy)?;
@@ -59,7 +64,7 @@ impl Blocked for Stem {
         give_parameters(gradients, step, &shape, dw, &dz)
     }
 
-    fn moved(&self, step: &Step, x: usize, y: usize) -> usize {
+    fn moved(&self, step: &GraphStep, x: usize, y: usize) -> usize {
         x + y + wanted(step, 1) * (x + 2 * y)
     }
 }

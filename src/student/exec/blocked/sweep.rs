@@ -6,9 +6,9 @@ use super::operator::{AnyBlocked, BackwardStep};
 use super::plan::BlockedPlan;
 use super::values::SlotValues;
 use crate::error::{Context, Result};
-use crate::student::executor::Values;
-use crate::student::op::Run;
-use crate::student::plan::{Plan, Step};
+use crate::student::exec::reference::Values;
+use crate::student::op::PassOptions;
+use crate::student::plan::{GraphPlan, GraphStep};
 use crate::student::{Student, TensorId};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
@@ -23,10 +23,10 @@ pub(in crate::student) struct Tape(Vec<Option<Box<dyn BackwardStep>>>);
 /// Runs the plan forward: the tensors of `keep`, and the tape.
 pub(in crate::student) fn forward(
     student: &Student,
-    plan: &Plan,
+    plan: &GraphPlan,
     blocked: &BlockedPlan,
     values: Values,
-    run: &Run,
+    run: &PassOptions,
     keep: &HashSet<TensorId>,
 ) -> Result<(HashMap<TensorId, Tensor>, Tape)> {
     let mut values = SlotValues::new(plan, &student.arena, values);
@@ -57,7 +57,7 @@ pub(in crate::student) fn forward(
 /// step computes.
 pub(in crate::student) fn backward(
     student: &Student,
-    plan: &Plan,
+    plan: &GraphPlan,
     tape: Tape,
     seeds: Values,
 ) -> Result<Values> {
@@ -79,7 +79,7 @@ pub(in crate::student) fn backward(
 fn timed<R>(
     student: &Student,
     direction: &'static str,
-    step: &Step,
+    step: &GraphStep,
     operator: &'static str,
     f: impl FnOnce() -> R,
 ) -> R {

@@ -5,8 +5,8 @@ use super::map::{self, Lazy};
 use crate::error::{Error, Result};
 use crate::kernel::blocked::Map;
 use crate::student::TensorId;
-use crate::student::executor::Values;
-use crate::student::plan::{Plan, Step};
+use crate::student::exec::reference::Values;
+use crate::student::plan::{GraphPlan, GraphStep};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ struct Slot {
 
 /// Tensors by number, and what steps report about running statistics.
 pub(super) struct SlotValues<'a> {
-    plan: &'a Plan,
+    plan: &'a GraphPlan,
     arena: &'a Arc<Arena>,
     slots: Vec<Slot>,
     /// New values of running statistics: the step's input and the value.
@@ -27,13 +27,13 @@ pub(super) struct SlotValues<'a> {
 }
 
 impl<'a> SlotValues<'a> {
-    pub(super) fn new(plan: &'a Plan, arena: &'a Arc<Arena>, values: Values) -> Self {
+    pub(super) fn new(plan: &'a GraphPlan, arena: &'a Arc<Arena>, values: Values) -> Self {
         let slots = values.into_iter().map(|dense| Slot { dense, map: None }).collect();
         Self { plan, arena, slots, updates: Vec::new() }
     }
 
     /// Whether an input of the step is blocked.
-    pub(super) fn in_blocks(&self, step: &Step) -> bool {
+    pub(super) fn in_blocks(&self, step: &GraphStep) -> bool {
         step.inputs.iter().any(|id| self.slots[id.0].map.is_some())
     }
 
@@ -74,7 +74,7 @@ impl<'a> SlotValues<'a> {
     }
 
     /// Sizes and memory of a step's first output.
-    pub(super) fn output(&self, step: &Step) -> Result<(Map, Buffer)> {
+    pub(super) fn output(&self, step: &GraphStep) -> Result<(Map, Buffer)> {
         let id = step
             .outputs
             .first()
@@ -94,7 +94,7 @@ impl<'a> SlotValues<'a> {
     }
 
     /// Stores a step's first output as a map.
-    pub(super) fn store(&mut self, step: &Step, value: Lazy) {
+    pub(super) fn store(&mut self, step: &GraphStep, value: Lazy) {
         if let Some(Some(id)) = step.outputs.first() {
             self.slots[id.0].map = Some(value);
         }

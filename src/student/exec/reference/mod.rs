@@ -1,40 +1,43 @@
-//! The sweep of the general and of the candle executor: every operator on dense tensors, in f32 or
-//! f64. On host slices it is the oracle of the CPU executor (`cpu`), which knows channel maps; with
-//! the operators' device forms (`op::on_device`) in the plan it is the candle executor. Values live
-//! as long as a later step or the backward pass needs them.
+//! The sweep of the reference and of the device executor: every operator on dense tensors, in f32
+//! or f64. On host slices it is the reference implementation that the executor of channel maps
+//! (`exec::blocked`) is held against; with the operators' device forms (`exec::device`) in the plan it is the
+//! device executor. Values live as long as a later step or the backward pass needs them.
 
-use super::import::TensorSource;
-use super::op::{Run, Saved};
-use super::plan::{Plan, Step};
-use super::value::{data, tensor, typed};
-use super::{Mode, Student, TensorId};
 use crate::error::{Context, Error, Result};
 use crate::kernel::elementwise::zip;
+use crate::student::import::TensorSource;
+use crate::student::op::{BackwardPass, PassOptions};
+use crate::student::plan::{GraphPlan, GraphStep};
+use crate::student::value::{data, tensor, typed};
+use crate::student::{Mode, Student, TensorId};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 
 /// Tensors by number, as far as they are known.
-pub(super) type Values = Vec<Option<Tensor>>;
+pub(in crate::student) type Values = Vec<Option<Tensor>>;
+
+/// The backward pass of each step; `None` where no gradient is asked for.
+pub(in crate::student) type BackwardSteps = Vec<Option<Box<dyn BackwardPass>>>;
 
 /// Runs a plan forward: the tensors of `keep`, and what each step leaves for the backward pass.
-pub(super) fn forward(
+pub(in crate::student) fn forward(
     student: &Student,
-    plan: &Plan,
+    plan: &GraphPlan,
     mut values: Values,
-    run: &Run,
+    options: &PassOptions,
     keep: &HashSet<TensorId>,
-) -> Result<(HashMap<TensorId, Tensor>, Vec<Saved>)> {
+) -> Result<(HashMap<TensorId, Tensor>, BackwardSteps)> {
     let mut kept: HashMap<TensorId, Tensor> =
         keep.iter().filter_map(|id| Some((*id, values.get(id.0)?.clone()?))).collect();
-    let mut all_saved = Vec::with_capacity(plan.steps.len());
+    let mut all = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
         let describe = || student.describe(step.node);
         let inputs: Option<Vec<&Tensor>> =
             step.inputs.iter().map(|id| values[id.0].as_ref()).collect();
         let inputs = inputs
-            .ok_or_else(|| Error::input(format!("{}: an input was not computed", describe())))?;
-        let done = step.operator.forward(&inputs, run).context(describe)?;
-        student.update(step, done.updates, run)?;
+            .ok_or_else(|| Error::internal(format!("{}: an input was not computed", describe())))?;
+        let done = step.operator.forward(&inputs, options).context(describe)?;
+        student.update(step, done.updates, options)?;
         for (id, value) in step.outputs.iter().zip(done.outputs) {
             let Some(id) = id else { continue };
             if keep.contains(id) {
@@ -42,25 +45,25 @@ pub(super) fn forward(
             }
             values[id.0] = Some(value);
         }
-        all_saved.push(if step.wanted.contains(&true) { done.saved } else { Saved::default() });
+        all.push(step.wanted.contains(&true).then_some(done.kept));
         for id in &step.last_use {
             values[id.0] = None;
         }
     }
-    Ok((kept, all_saved))
+    Ok((kept, all))
 }
 
 impl Student {
     /// Moves running statistics in training, but not those that a stage shares. `updates`: a step's
     /// inputs and their new values.
-    pub(super) fn update(
+    pub(in crate::student) fn update(
         &self,
-        step: &Step,
+        step: &GraphStep,
         updates: impl IntoIterator<Item = (usize, Tensor)>,
-        run: &Run,
+        options: &PassOptions,
     ) -> Result<()> {
         for (number, value) in updates {
-            if run.mode == Mode::Train
+            if options.mode == Mode::Train
                 && !self.graph.is_stage
                 && let Some(TensorSource::Buffer(i)) =
                     step.inputs.get(number).map(|id| self.graph.sources[id.0])
@@ -74,23 +77,17 @@ impl Student {
 
 /// Sweeps a plan in reverse from the gradients of some tensors; gives those of all tensors that
 /// nothing computes.
-pub(super) fn backward(
+pub(in crate::student) fn backward(
     student: &Student,
-    plan: &Plan,
-    mut saved: Vec<Saved>,
+    plan: &GraphPlan,
+    kept: BackwardSteps,
     mut gradients: Values,
 ) -> Result<Values> {
-    for step in plan.steps.iter().rev() {
-        let saved = saved.pop().unwrap_or_default();
+    for (step, kept) in plan.steps.iter().zip(kept).rev() {
         let own: Vec<Option<Tensor>> =
             step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
-        if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
-            continue;
-        }
-        let results = step
-            .operator
-            .backward(saved, own, &step.wanted)
-            .context(|| student.describe(step.node))?;
+        let Some(kept) = kept.filter(|_| own.iter().any(Option::is_some)) else { continue };
+        let results = kept.backward(own, &step.wanted).context(|| student.describe(step.node))?;
         for ((id, wanted), gradient) in step.inputs.iter().zip(&step.wanted).zip(results) {
             if let (true, Some(gradient)) = (wanted, gradient) {
                 add(&mut gradients[id.0], gradient)?;
@@ -101,7 +98,7 @@ pub(super) fn backward(
 }
 
 /// Adds a gradient: the first is moved.
-pub(super) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
+pub(in crate::student) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
     *total = Some(match total.take() {
         None => gradient,
         Some(old) => sum(&old, &gradient)?,
@@ -110,7 +107,7 @@ pub(super) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
 }
 
 /// The sum of two gradients of one tensor.
-pub(super) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(in crate::student) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !a.device().is_cpu() {
         return Ok((a + b)?);
     }

@@ -1,20 +1,22 @@
 //! `MaxPool`, `AveragePool` and `GlobalMaxPool`. On a GPU the largest of numbers and NaN is the
 //! number: a NaN shows in the layers around.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
 use super::conv::windows;
 use super::sum::middle_sum;
-use super::table::{Adjoint, Table, joined_parts};
-use super::{Target, truth};
+use super::table::{Adjoint, IndexTable, joined_parts};
+use super::{Lower, Lowered, Target, truth};
 use crate::error::Result;
 use crate::kernel::pool::{PoolWindow, factors};
+use crate::student::op::pool::Pool as HostPool;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// A pool over one window.
 #[derive(Debug)]
-pub(in crate::student::op) struct Pool {
+struct Pool {
     maximum: bool,
-    table: Table,
+    table: IndexTable,
     back: Adjoint,
     taps: usize,
     /// Input and output positions of a plane.
@@ -33,7 +35,7 @@ pub(in crate::student::op) struct Pool {
 
 impl Pool {
     #[allow(clippy::cast_precision_loss, reason = "taps of a window")]
-    pub(in crate::student::op) fn new(
+    fn new(
         maximum: bool,
         w: &PoolWindow,
         shapes: [&[usize]; 2],
@@ -58,7 +60,7 @@ impl Pool {
         let rank: Vec<f64> = (0..taps).map(|tap| (taps - tap) as f64).collect();
         Ok(Some(Self {
             maximum,
-            table: Table::new(places, &target.device)?,
+            table: IndexTable::new(places, &target.device)?,
             taps,
             area,
             padding,
@@ -107,36 +109,47 @@ impl Pool {
     }
 }
 
+impl Lower for HostPool {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
+        if operator.depth.is_some() {
+            return Ok(None);
+        }
+        let shapes: [&[usize]; 2] = [&operator.input, &operator.output];
+        Ok(Pool::new(operator.maximum, &operator.window, shapes, target)?.map(any))
+    }
+}
+
 impl Operator for Pool {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Option<Tensor>;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0].reshape((self.planes(), self.area[0]))?;
         let output = self.shapes[1].as_slice();
         if self.maximum {
             let [y, places] = self.maxima(&x)?;
-            return Ok(Forward::one(
+            return Ok(OpOutput::one(
                 y.reshape(output)?,
-                vec![places.reshape((self.planes(), self.area[1]))?],
+                Some(places.reshape((self.planes(), self.area[1]))?),
             ));
         }
         let sums = joined_parts(self.planes(), self.size(), |first, count| {
             middle_sum(&self.windows(&x, first, count)?)
         })?;
         let y = sums.broadcast_mul(&self.factors)?;
-        Ok(Forward::one(y.reshape(output)?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(output)?, None))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        places: Option<Tensor>,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?.reshape((self.planes(), self.area[1]))?;
-        let dx = if self.maximum {
-            let places = saved(&kept, 0)?;
+        let dx = if let Some(places) = places {
             joined_parts(self.planes(), self.size(), |first, count| {
                 let part = |t: &Tensor| self.back.spread(&t.narrow(0, first, count)?);
-                let chosen = truth(&part(places)?.broadcast_eq(&self.reading)?, dy.dtype())?;
+                let chosen = truth(&part(&places)?.broadcast_eq(&self.reading)?, dy.dtype())?;
                 middle_sum(&(part(&dy)? * chosen)?)
             })?
         } else {

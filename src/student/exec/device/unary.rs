@@ -1,11 +1,15 @@
 //! Logarithm, reciprocal, trigonometry, steps; and `Cast`, which is one of these on data.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
+use crate::student::op::cast::Cast;
+use crate::student::op::unary::Unary;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy)]
-pub(in crate::student::op) enum Unary {
+enum UnaryForm {
     Log,
     Reciprocal,
     Sin,
@@ -21,8 +25,36 @@ pub(in crate::student::op) enum Unary {
     Truncate,
 }
 
-impl Operator for Unary {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+impl Lower for Cast {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
+        Ok(Some(any(match **operator {
+            Self::Keep => UnaryForm::Keep,
+            Self::Truncate => UnaryForm::Truncate,
+            Self::Truth => UnaryForm::Truth,
+        })))
+    }
+}
+
+impl Lower for Unary {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
+        Ok(Some(any(match **operator {
+            Self::Log => UnaryForm::Log,
+            Self::Reciprocal => UnaryForm::Reciprocal,
+            Self::Sin => UnaryForm::Sin,
+            Self::Cos => UnaryForm::Cos,
+            Self::Sign => UnaryForm::Sign,
+            Self::Floor => UnaryForm::Floor,
+            Self::Ceil => UnaryForm::Ceil,
+            // candle rounds halves away from zero
+            Self::Round => return Ok(None),
+        })))
+    }
+}
+
+impl Operator for UnaryForm {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let y = match self {
             Self::Log => x.log()?,
@@ -36,16 +68,16 @@ impl Operator for Unary {
             Self::Truth => x.ne(&x.zeros_like()?)?.to_dtype(x.dtype())?,
             Self::Truncate => (x.abs()?.floor()? * x.sign()?)?,
         };
-        Ok(Forward::one(y, vec![x.clone()]))
+        Ok(OpOutput::one(y, x.clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        x: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let dy = only(gradients)?;
         match self {
             // casts pass nothing at all
             Self::Truth | Self::Truncate => return Ok(vec![None]),

@@ -12,8 +12,8 @@ const ABSENT: u32 = u32::MAX;
 pub(super) const LARGEST: usize = 1 << 28;
 
 /// Where each element of a result is read; `None` reads zero.
-#[derive(Debug, Clone)]
-pub(super) struct Table(Tensor);
+#[derive(Debug)]
+pub(super) struct IndexTable(Tensor);
 
 fn index(i: usize) -> Result<u32> {
     u32::try_from(i)
@@ -22,7 +22,7 @@ fn index(i: usize) -> Result<u32> {
         .ok_or_else(|| Error::input(format!("index {i}: too large for a device's table")))
 }
 
-impl Table {
+impl IndexTable {
     pub(super) fn new(
         places: impl IntoIterator<Item = Option<usize>>,
         device: &Device,
@@ -33,13 +33,9 @@ impl Table {
         Ok(Self(Tensor::from_vec(indices, count, &Device::Cpu)?.to_device(device)?))
     }
 
-    /// A table again from its [`Table::indices`].
-    pub(super) fn of(indices: Tensor) -> Self {
-        Self(indices)
-    }
-
-    pub(super) fn indices(&self) -> &Tensor {
-        &self.0
+    /// The number of places.
+    pub(super) fn places(&self) -> usize {
+        self.0.elem_count()
     }
 
     /// `[planes, size, …]` → `[planes, places, …]`.
@@ -65,7 +61,7 @@ impl Table {
 /// it.
 #[derive(Debug)]
 pub(super) struct Adjoint {
-    table: Table,
+    table: IndexTable,
     pub(super) count: usize,
     size: usize,
 }
@@ -89,14 +85,16 @@ impl Adjoint {
             let Some(place) = place else { continue };
             lists
                 .get_mut(*place)
-                .ok_or_else(|| Error::input(format!("index {place}: expected less than {size}")))?
+                .ok_or_else(|| {
+                    Error::internal(format!("index {place}: expected less than {size}"))
+                })?
                 .push(reader);
         }
         let count = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let readers: Vec<Option<usize>> = (0..count)
             .flat_map(|row| lists.iter().map(move |list| list.get(row).copied()))
             .collect();
-        let table = Table::new(readers.iter().map(|r| r.map(&of)), device)?;
+        let table = IndexTable::new(readers.iter().map(|r| r.map(&of)), device)?;
         Ok((Self { table, count, size }, readers))
     }
 
@@ -137,7 +135,7 @@ pub(super) fn joined_parts(
             parts.push(last);
             Ok(Tensor::cat(&parts, 0)?)
         }
-        (_, None) => Err(Error::input("nothing to compute")),
+        (_, None) => Err(Error::internal("nothing to compute")),
     }
 }
 
@@ -149,7 +147,7 @@ mod tests {
     fn an_absent_place_reads_zero_and_the_adjoint_sums_what_was_read() {
         let x = Tensor::new(&[[1f64, 2.0, 3.0], [4.0, 5.0, 6.0]], &Device::Cpu).unwrap();
         let places = [Some(2), None, Some(0), Some(2)];
-        let y = Table::new(places, &Device::Cpu).unwrap().gather(&x).unwrap();
+        let y = IndexTable::new(places, &Device::Cpu).unwrap().gather(&x).unwrap();
         assert_eq!(y.to_vec2::<f64>().unwrap(), [[3.0, 0.0, 1.0, 3.0], [6.0, 0.0, 4.0, 6.0]]);
         let back = Adjoint::new(&places, 3, &Device::Cpu).unwrap();
         let dy = Tensor::new(&[[1f64, 10.0, 100.0, 1000.0]], &Device::Cpu).unwrap();

@@ -1,32 +1,34 @@
 //! Resizing and padding by copies: one product with a small matrix an axis.
 
-use super::super::{Forward, Operator, Run, Saved, only};
-use super::Target;
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
 use crate::kernel::resample::Taps;
+use crate::student::op::separable::Separable as HostSeparable;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Matrices above this many elements stay on the host.
 const LARGEST_MATRIX: usize = 1 << 24;
 
 /// One axis: what stands before and behind it, and the matrix `[output, input]`.
 #[derive(Debug)]
-struct Stage {
+struct AxisMatrix {
     sizes: [usize; 2],
     inner: usize,
     matrix: Tensor,
 }
 
 #[derive(Debug)]
-pub(in crate::student::op) struct Separable {
-    stages: Vec<Stage>,
+struct Separable {
+    stages: Vec<AxisMatrix>,
     input: Vec<usize>,
     output: Vec<usize>,
 }
 
 impl Separable {
     /// `stages`: size before, elements behind one index, what each output reads.
-    pub(in crate::student::op) fn new<'a>(
+    fn new<'a>(
         stages: impl Iterator<Item = (usize, usize, &'a Taps)>,
         [input, output]: [&[usize]; 2],
         target: &Target,
@@ -46,7 +48,7 @@ impl Separable {
                 }
             }
             let matrix = target.tensor(&matrix, &[1, taps.len(), size])?;
-            made.push(Stage { sizes: [size, taps.len()], inner, matrix });
+            made.push(AxisMatrix { sizes: [size, taps.len()], inner, matrix });
         }
         Ok((!input.contains(&0)).then(|| Self {
             stages: made,
@@ -56,7 +58,7 @@ impl Separable {
     }
 }
 
-impl Stage {
+impl AxisMatrix {
     /// The matrix, or its transpose, times the middle axis.
     fn apply(&self, x: &Tensor, back: bool) -> Result<Tensor> {
         let [from, to] = if back { [self.sizes[1], self.sizes[0]] } else { self.sizes };
@@ -67,16 +69,25 @@ impl Stage {
     }
 }
 
+impl Lower for HostSeparable {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
+        let stages = operator.stages.iter().map(|s| (s.size, s.inner, &s.taps));
+        Ok(Separable::new(stages, [&operator.input, &operator.output], target)?.map(any))
+    }
+}
+
 impl Operator for Separable {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y =
             self.stages.iter().try_fold(inputs[0].clone(), |y, stage| stage.apply(&y, false))?;
-        Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

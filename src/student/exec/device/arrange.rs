@@ -1,34 +1,86 @@
 //! `Transpose`, `Expand`, `Slice`, `Split`, `Pad`, `Tile` and pixel shuffles: elements picked, none
 //! computed.
 
-use super::super::{Forward, Operator, Run, Saved, only};
-use super::Target;
 use super::sum::summed_to;
-use super::table::{Adjoint, Table};
+use super::table::{Adjoint, IndexTable};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
 use crate::kernel::strided::{Strided, gather};
+use crate::student::op::depth_space::Blocks;
+use crate::student::op::pad::Pad;
+use crate::student::op::tile::Tile;
+use crate::student::op::view::{Adjoint as ViewAdjoint, StridedView};
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Axes in another order: of a tensor, or of one seen with other axes.
 #[derive(Debug)]
-pub(in crate::student::op) struct Permute {
+struct Permute {
     /// The axes before, and their order after.
-    pub(in crate::student::op) shape: Vec<usize>,
-    pub(in crate::student::op) order: Vec<usize>,
-    pub(in crate::student::op) input: Vec<usize>,
-    pub(in crate::student::op) output: Vec<usize>,
+    shape: Vec<usize>,
+    order: Vec<usize>,
+    input: Vec<usize>,
+    output: Vec<usize>,
+}
+
+impl Lower for Blocks {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
+        Ok(Some(any(Permute {
+            shape: operator.shape.to_vec(),
+            order: operator.order.to_vec(),
+            input: operator.input.clone(),
+            output: operator.output.clone(),
+        })))
+    }
+}
+
+impl Lower for Tile {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
+        Ok(Some(any(Repeat {
+            input: operator.input.clone(),
+            once: operator.input.iter().flat_map(|&n| [1, n]).collect(),
+            full: operator.view.shape.clone(),
+            output: operator.output.clone(),
+        })))
+    }
+}
+
+impl Lower for StridedView {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
+        let (input, output) = (operator.input.clone(), operator.views[0].shape.clone());
+        Ok(match &operator.adjoint {
+            ViewAdjoint::Gather { order, .. } => {
+                Some(any(Permute { shape: input.clone(), order: order.clone(), input, output }))
+            }
+            ViewAdjoint::Sum => {
+                Some(any(Repeat { once: input.clone(), full: output.clone(), input, output }))
+            }
+            ViewAdjoint::Scatter => Pick::views(&input, &operator.views, target)?.map(any),
+        })
+    }
+}
+
+impl Lower for Pad {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
+        let shapes: [&[usize]; 2] = [&operator.input, &operator.output];
+        let walks = [&operator.from, &operator.to];
+        Ok(Pick::padded(shapes, walks, operator.value, target)?.map(any))
+    }
 }
 
 impl Operator for Permute {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y =
             inputs[0].reshape(self.shape.as_slice())?.permute(self.order.clone())?.contiguous()?;
-        Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -42,25 +94,27 @@ impl Operator for Permute {
 
 /// Axes repeated: `input` is seen as `once`, which repeats to `full`.
 #[derive(Debug)]
-pub(in crate::student::op) struct Repeat {
-    pub(in crate::student::op) input: Vec<usize>,
-    pub(in crate::student::op) once: Vec<usize>,
-    pub(in crate::student::op) full: Vec<usize>,
-    pub(in crate::student::op) output: Vec<usize>,
+struct Repeat {
+    input: Vec<usize>,
+    once: Vec<usize>,
+    full: Vec<usize>,
+    output: Vec<usize>,
 }
 
 impl Operator for Repeat {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = inputs[0]
             .reshape(self.once.as_slice())?
             .broadcast_as(self.full.as_slice())?
             .contiguous()?;
-        Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -71,9 +125,9 @@ impl Operator for Repeat {
 
 /// Elements of the input, picked by tables.
 #[derive(Debug)]
-pub(in crate::student::op) struct Pick {
+struct Pick {
     /// A table and its adjoint for each output.
-    parts: Vec<(Table, Adjoint)>,
+    parts: Vec<(IndexTable, Adjoint)>,
     /// Images that the same tables serve, or 1 where they walk the whole tensor.
     planes: usize,
     /// Added where nothing is picked: a pad's value.
@@ -90,11 +144,7 @@ impl Pick {
         clippy::cast_sign_loss,
         reason = "places below 2³²"
     )]
-    pub(in crate::student::op) fn views(
-        input: &[usize],
-        views: &[Strided],
-        target: &Target,
-    ) -> Result<Option<Self>> {
+    fn views(input: &[usize], views: &[Strided], target: &Target) -> Result<Option<Self>> {
         if input.is_empty() || input.contains(&0) || views.iter().any(Strided::is_empty) {
             return Ok(None);
         }
@@ -129,7 +179,7 @@ impl Pick {
         clippy::cast_sign_loss,
         reason = "places below 2³²"
     )]
-    pub(in crate::student::op) fn padded(
+    fn padded(
         [input, output]: [&[usize]; 2],
         [from, to]: [&Strided; 2],
         value: f64,
@@ -168,9 +218,13 @@ impl Pick {
         }))
     }
 
-    fn part(places: Vec<Option<usize>>, size: usize, target: &Target) -> Result<(Table, Adjoint)> {
+    fn part(
+        places: Vec<Option<usize>>,
+        size: usize,
+        target: &Target,
+    ) -> Result<(IndexTable, Adjoint)> {
         let back = Adjoint::new(&places, size, &target.device)?;
-        Ok((Table::new(places, &target.device)?, back))
+        Ok((IndexTable::new(places, &target.device)?, back))
     }
 
     fn flat(&self, t: &Tensor) -> Result<Tensor> {
@@ -179,7 +233,9 @@ impl Pick {
 }
 
 impl Operator for Pick {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = self.flat(inputs[0])?;
         let mut outputs = Vec::new();
         for ((table, _), shape) in self.parts.iter().zip(&self.outputs) {
@@ -187,12 +243,12 @@ impl Operator for Pick {
             let y = if let Some(fill) = &self.fill { y.broadcast_add(fill)? } else { y };
             outputs.push(y.reshape(shape.as_slice())?);
         }
-        Ok(Forward { outputs, ..Forward::default() })
+        Ok(OpOutput::several(outputs, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,13 +1,16 @@
 //! `Conv` and `ConvTranspose`: one gather of the windows, one batch of matrix products, and their
 //! adjoints.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
-use super::Target;
 use super::sum::{channel_sum, middle_sum};
-use super::table::{Adjoint, Table, in_parts, joined_parts};
+use super::table::{Adjoint, IndexTable, in_parts, joined_parts};
+use super::{Lower, Lowered, Target};
 use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
+use crate::student::op::conv::Convolution as HostConvolution;
+use crate::student::op::conv_transpose::ConvTranspose;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Input positions that each tap of a window reads at each output position, `[taps, output area]`;
 /// `None` in the padding.
@@ -39,7 +42,7 @@ pub(super) fn windows(
 struct Products {
     conv: Conv,
     /// The windows and their adjoint; `None` where the column matrix is the input itself.
-    tables: Option<(Table, Adjoint)>,
+    tables: Option<(IndexTable, Adjoint)>,
     area: [usize; 2],
     taps: usize,
 }
@@ -62,7 +65,7 @@ impl Products {
                 conv.before,
             );
             let back = Adjoint::new(&places, area[0], &target.device)?;
-            Some((Table::new(places, &target.device)?, back))
+            Some((IndexTable::new(places, &target.device)?, back))
         };
         Ok(Self { conv, tables, area, taps })
     }
@@ -157,7 +160,7 @@ impl Products {
         let mut parts = parts.into_iter();
         let mut total = parts
             .next()
-            .ok_or_else(|| Error::input("convolution: expected images, found none"))?
+            .ok_or_else(|| Error::internal("convolution: expected images, found none"))?
             .flatten_all()?;
         for part in parts {
             total = (total + part.flatten_all()?)?;
@@ -168,7 +171,7 @@ impl Products {
 
 /// A convolution, or the adjoint of one.
 #[derive(Debug)]
-pub(in crate::student::op) struct Convolution {
+struct Convolution {
     products: Products,
     transposed: bool,
     /// Of input, weight and output.
@@ -178,7 +181,7 @@ pub(in crate::student::op) struct Convolution {
 impl Convolution {
     /// `conv` runs from the input to the output, or the other way if `transposed`. `None` for empty
     /// tensors.
-    pub(in crate::student::op) fn new(
+    fn new(
         conv: Conv,
         transposed: bool,
         shapes: [&[usize]; 3],
@@ -200,8 +203,27 @@ impl Convolution {
     }
 }
 
+impl Lower for ConvTranspose {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
+        let shapes = [&operator.input, &operator.weight, &operator.output].map(Vec::as_slice);
+        Ok(Convolution::new(operator.conv, true, shapes, target)?.map(any))
+    }
+}
+
+impl Lower for HostConvolution {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
+        let shapes = [&operator.input, &operator.weight, &operator.output].map(Vec::as_slice);
+        if operator.frames.is_some() {
+            return Ok(None);
+        }
+        Ok(Convolution::new(operator.conv, false, shapes, target)?.map(any))
+    }
+}
+
 impl Operator for Convolution {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [_, _, output] = &self.shapes;
         let (x, weight) = (inputs[0], inputs[1]);
         let mut y = if self.transposed {
@@ -214,28 +236,28 @@ impl Operator for Convolution {
                 .broadcast_add(&bias.reshape((1, output[1], 1))?)?
                 .reshape(output.as_slice())?;
         }
-        Ok(Forward::one(y, vec![x.clone(), weight.clone()]))
+        Ok(OpOutput::one(y, [x.clone(), weight.clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, weight]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, weight, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
+        let dy = only(gradients)?;
         let [input, shape, _] = &self.shapes;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
             let p = &self.products;
             result[0] = Some(if self.transposed {
-                p.forward(&dy, weight, input)?
+                p.forward(&dy, &weight, input)?
             } else {
-                p.input_gradient(weight, &dy, input)?
+                p.input_gradient(&weight, &dy, input)?
             });
         }
         if wanted[1] {
-            let (from, to) = if self.transposed { (&dy, x) } else { (x, &dy) };
+            let (from, to) = if self.transposed { (&dy, &x) } else { (&x, &dy) };
             result[1] = Some(self.products.weight_gradient(from, to, shape)?);
         }
         if wanted.get(2) == Some(&true) {

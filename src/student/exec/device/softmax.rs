@@ -1,14 +1,17 @@
 //! `Softmax` and `LogSoftmax` over the middle axis of `[outer, width, inner]`.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
+use crate::student::op::softmax::Softmax as HostSoftmax;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 #[derive(Debug)]
-pub(in crate::student::op) struct Softmax {
-    pub(in crate::student::op) logarithm: bool,
-    pub(in crate::student::op) width: usize,
-    pub(in crate::student::op) inner: usize,
+struct Softmax {
+    logarithm: bool,
+    width: usize,
+    inner: usize,
 }
 
 /// Softmax over the last axis.
@@ -42,8 +45,21 @@ impl Softmax {
     }
 }
 
+impl Lower for HostSoftmax {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
+        let inner = operator.turned.as_ref().map_or(1, |[there, _]| there.shape[1]);
+        if operator.width * inner == 0 {
+            return Ok(None);
+        }
+        let (logarithm, width) = (operator.logarithm, operator.width);
+        Ok(Some(any(Softmax { logarithm, width, inner })))
+    }
+}
+
 impl Operator for Softmax {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let rows = self.rows(inputs[0])?;
         let last = rows.rank() - 1;
         let y = if self.logarithm {
@@ -52,21 +68,21 @@ impl Operator for Softmax {
         } else {
             softmax(&rows)?
         };
-        Ok(Forward::one(self.back(&y, inputs[0])?, vec![y]))
+        Ok(OpOutput::one(self.back(&y, inputs[0])?, y))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        y: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (y, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let dy = only(gradients)?;
         let rows = self.rows(&dy)?;
         let dx = if self.logarithm {
             (&rows - y.exp()?.broadcast_mul(&rows.sum_keepdim(rows.rank() - 1)?)?)?
         } else {
-            softmax_gradient(y, &rows)?
+            softmax_gradient(&y, &rows)?
         };
         Ok(vec![Some(self.back(&dx, &dy)?)])
     }

@@ -1,15 +1,14 @@
 //! Activations. Where one has two sides, each is computed on arguments that cannot overflow: 0
 //! times infinity is no number.
 
-use super::super::activation::{Activation, GELU_CUBIC, squares};
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::{Lower, Lowered, OnDevice, Target};
 use super::{positive, rectified, truth};
 use crate::error::Result;
+use crate::student::op::activation::{Activation, GELU_CUBIC, squares};
+use crate::student::op::{OpOutput, Operator, PassOptions, only};
 use candle_core::Tensor;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
-
-#[derive(Debug)]
-pub(in crate::student::op) struct OnDevice(pub(in crate::student::op) Activation);
+use std::sync::Arc;
 
 /// min(x, 0).
 fn lowered(x: &Tensor) -> Result<Tensor> {
@@ -65,9 +64,9 @@ fn clipped(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
     Ok(y)
 }
 
-impl OnDevice {
+impl OnDevice<Activation> {
     fn values(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self.0 {
+        Ok(match *self.0 {
             Activation::Relu => rectified(x)?,
             Activation::LeakyRelu(alpha) => (rectified(x)? + lowered(x)?.affine(alpha, 0.0)?)?,
             Activation::Clip(low, high, _) => clipped(x, low, high)?,
@@ -97,7 +96,7 @@ impl OnDevice {
 
     /// dy times the slope. `kept`: the output or the input, as [`Activation::keeps_output`] says.
     fn gradient(&self, kept: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let slope = match self.0 {
+        let slope = match *self.0 {
             Activation::Relu => positive(kept)?,
             Activation::LeakyRelu(alpha) => positive(kept)?.affine(1.0 - alpha, alpha)?,
             Activation::Clip(low, high, inclusive) => {
@@ -167,19 +166,27 @@ impl OnDevice {
     }
 }
 
-impl Operator for OnDevice {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+impl Lower for Activation {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
+        OnDevice::of(operator)
+    }
+}
+
+impl Operator for OnDevice<Activation> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = self.values(inputs[0])?;
         let kept = if self.0.keeps_output() { y.clone() } else { inputs[0].clone() };
-        Ok(Forward::one(y, vec![kept]))
+        Ok(OpOutput::one(y, kept))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.gradient(saved(&kept, 0)?, &only(gradients)?)?)])
+        Ok(vec![Some(self.gradient(&kept, &only(gradients)?)?)])
     }
 }
