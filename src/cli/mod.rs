@@ -186,7 +186,7 @@ enum Command {
 /// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    // SAFETY: the program begins here, with one thread
+    // SAFETY: the program starts here, with a single thread
     unsafe { runtime::forbid_telemetry() };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
