@@ -101,7 +101,7 @@ pub struct Args {
     /// Leave out the last batch of an epoch if it is incomplete
     #[arg(long)]
     drop_last: bool,
-    /// The convolutions' rounding: fast adds Winograd's F(4x4), strict keeps below 1e-6
+    /// The convolutions' rounding: fast adds Winograd's F(4x4), strict keeps errors below 1e-6
     #[arg(long, value_name = "fast|strict")]
     precision: Option<Precision>,
     /// Only the first N samples
@@ -119,7 +119,7 @@ pub struct Args {
     /// Where to train: cpu, cuda, cuda:INDEX or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: Device,
-    /// Folder of the run [default: runs/ and the student's name]
+    /// Folder for the run [default: runs/ and the student's name]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]

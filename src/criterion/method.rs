@@ -37,13 +37,13 @@ pub trait Running: Debug + Send {
     /// As [`Criterion::evaluate`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Criterion::evaluate`].
     fn evaluate(&mut self, inputs: &Inputs<'_>) -> Result<Evaluation>;
 
     /// As [`Criterion::weighted`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Criterion::weighted`].
     fn weighted(&mut self, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation>;
 }
 

@@ -92,8 +92,8 @@ impl Init {
     }
 
     /// PyTorch's initialization of a convolution or linear layer: weight and bias uniform within
-    /// ±1/√`fan_in`, where `fan_in` counts all axes but the first (also for a transposed
-    /// convolution).
+    /// ±1/√`fan_in`, where `fan_in` is the product of all axes but the first (also for a
+    /// transposed convolution).
     ///
     /// # Errors
     /// When a tensor cannot be created.
