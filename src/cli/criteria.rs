@@ -2,7 +2,7 @@
 
 use super::{Context, emit, emit_json};
 use crate::criterion::papers::{self, ALL};
-use crate::criterion::{Activation, Pairs, Spec};
+use crate::criterion::{Pairs, Side, Spec};
 use crate::error::Result;
 use crate::recipe::CriterionRecipe;
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -38,11 +38,11 @@ struct Described {
     note: &'static str,
     /// The default factor in the total loss.
     weight: f64,
-    settings: Vec<Setting>,
+    settings: Vec<DescribedSetting>,
 }
 
 #[derive(Serialize)]
-struct Setting {
+struct DescribedSetting {
     name: String,
     default: Value,
 }
@@ -53,10 +53,10 @@ impl Described {
         let settings = recipe
             .settings()
             .into_iter()
-            .map(|(name, default)| Setting { name, default })
+            .map(|(name, default)| DescribedSetting { name, default })
             .collect();
         let Spec { name, title, paper, learnable, pairs, source, note, weight, .. } = *spec;
-        let pre_activation = spec.activation != Activation::After;
+        let pre_activation = spec.side != Side::After;
         let stored = spec.stored();
         Ok(Self {
             name,
@@ -74,7 +74,7 @@ impl Described {
     }
 
     fn settings(&self) -> String {
-        let setting = |s: &Setting| match &s.default {
+        let setting = |s: &DescribedSetting| match &s.default {
             Value::Number(value) => format!("{}={}", s.name, value.as_f64().unwrap_or_default()),
             Value::String(value) => format!("{}={value}", s.name),
             other => format!("{}={other}", s.name),

@@ -4,7 +4,7 @@
 use super::{Context, emit, emit_json, file};
 use crate::error::{Context as _, Error, Result};
 use crate::onnx::tap::Role;
-use crate::recipe::published::{Disk, Pair, SUITES, Suite};
+use crate::recipe::published::{Disk, NetworkPair, SUITES, Suite};
 use crate::student::{ImportOptions, Student, preset};
 use serde_json::json;
 use std::io::Write as _;
@@ -101,7 +101,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 fn list(suite: &Suite, context: &Context<'_>) -> Result<()> {
     let methods: Vec<&str> = suite.methods.iter().map(|m| m.name).collect();
     if context.json {
-        let pair = |p: &Pair| {
+        let pair = |p: &NetworkPair| {
             json!({
                 "teacher": p.teacher,
                 "student": p.student,
@@ -128,7 +128,7 @@ fn list(suite: &Suite, context: &Context<'_>) -> Result<()> {
 
 /// Bytes of a row in the cache before compression: the image, and the teacher's logits and
 /// suggested taps as f16.
-fn row_bytes(pair: &Pair) -> Result<usize> {
+fn row_bytes(pair: &NetworkPair) -> Result<usize> {
     let teacher = Student::import(
         &preset::build(pair.teacher, CLASSES, INPUT, 0)?,
         &ImportOptions::default(),

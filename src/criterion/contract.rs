@@ -44,7 +44,7 @@ pub trait Criterion: Settings {
     ///
     /// # Errors
     /// When shapes disagree.
-    fn evaluate(&self, inputs: &Inputs<'_>, memory: &mut Self::Memory) -> Result<Evaluation>;
+    fn evaluate(&self, inputs: &Comparison<'_>, memory: &mut Self::Memory) -> Result<Evaluation>;
 
     /// The unweighted loss with the gradients of `weight` times the loss.
     ///
@@ -53,7 +53,7 @@ pub trait Criterion: Settings {
     fn weighted(
         &self,
         weight: f64,
-        inputs: &Inputs<'_>,
+        inputs: &Comparison<'_>,
         memory: &mut Self::Memory,
     ) -> Result<Evaluation> {
         let evaluation = self.evaluate(inputs, memory)?;
@@ -82,7 +82,7 @@ pub struct Spec {
     /// For a criterion of maps: the forms of the teacher's map that can suffice, smallest first.
     pub statistics: &'static [Statistic],
     /// Whether its maps are taken before or after the activation.
-    pub activation: Activation,
+    pub side: Side,
     /// Which of the suggested pairs of maps it takes by default.
     pub pairs: Pairs,
     /// Whether one formula joins the layers.
@@ -102,7 +102,7 @@ impl Spec {
         weight: 1.0,
         subject: Subject::Maps,
         statistics: &[Statistic::Features],
-        activation: Activation::After,
+        side: Side::After,
         pairs: Pairs::All,
         layers: Layers::Each,
         learnable: None,
@@ -165,7 +165,7 @@ pub enum Pairs {
 
 /// Whether a criterion's maps are taken before or after the activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
+pub enum Side {
     /// After it.
     After,
     /// Before it: the criterion needs the sign.
@@ -329,7 +329,7 @@ pub trait RunData {
 
 /// The inputs of one evaluation.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
+pub struct Comparison<'a> {
     /// The student's tensors `[batch, …]`: one layer's, or all layers' if the layers are joined.
     pub students: &'a [Tensor],
     /// What each one is compared with; empty for a criterion of labels.
@@ -388,7 +388,7 @@ pub struct MixedLabels<'a> {
     pub share: &'a [f64],
 }
 
-impl<'a> Inputs<'a> {
+impl<'a> Comparison<'a> {
     /// The student's tensor, for a single layer.
     ///
     /// # Errors

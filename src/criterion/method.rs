@@ -1,6 +1,6 @@
 //! A criterion of any type: [`Method`] as a recipe holds it, [`Running`] as a run computes it.
 
-use super::contract::{Criterion, Inputs, Memory, Pretraining, Setup, Spec};
+use super::contract::{Comparison, Criterion, Memory, Pretraining, Setup, Spec};
 use super::math::evaluation::Evaluation;
 use super::math::module::Module;
 use crate::error::Result;
@@ -38,13 +38,13 @@ pub trait Running: Debug + Send {
     ///
     /// # Errors
     /// As for [`Criterion::evaluate`].
-    fn evaluate(&mut self, inputs: &Inputs<'_>) -> Result<Evaluation>;
+    fn evaluate(&mut self, inputs: &Comparison<'_>) -> Result<Evaluation>;
 
     /// As [`Criterion::weighted`].
     ///
     /// # Errors
     /// As for [`Criterion::weighted`].
-    fn weighted(&mut self, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation>;
+    fn weighted(&mut self, weight: f64, inputs: &Comparison<'_>) -> Result<Evaluation>;
 }
 
 impl Method {
@@ -152,11 +152,11 @@ impl<C: Criterion> Running for Started<C> {
         self.criterion.pretraining(&self.memory)
     }
 
-    fn evaluate(&mut self, inputs: &Inputs<'_>) -> Result<Evaluation> {
+    fn evaluate(&mut self, inputs: &Comparison<'_>) -> Result<Evaluation> {
         self.criterion.evaluate(inputs, &mut self.memory)
     }
 
-    fn weighted(&mut self, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation> {
+    fn weighted(&mut self, weight: f64, inputs: &Comparison<'_>) -> Result<Evaluation> {
         self.criterion.weighted(weight, inputs, &mut self.memory)
     }
 }

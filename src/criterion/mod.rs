@@ -21,8 +21,8 @@ pub mod sakd;
 mod settings;
 
 pub use contract::{
-    Activation, Criterion, Inputs, Layers, Memory, MixedLabels, Pairs, Pretraining, RunData,
-    Samples, Setup, Shapes, Spec, Statistics, Subject, Target,
+    Comparison, Criterion, Layers, Memory, MixedLabels, Pairs, Pretraining, RunData, Samples,
+    Setup, Shapes, Side, Spec, Statistics, Subject, Target,
 };
 pub use math::evaluation::{Evaluation, Loss};
 pub use method::{Method, Running};

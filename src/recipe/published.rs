@@ -20,14 +20,14 @@ pub struct Suite {
     /// Further remarks on its recipes.
     pub note: &'static str,
     /// The pairs, with the reported figures.
-    pub pairs: &'static [Pair],
+    pub pairs: &'static [NetworkPair],
     /// Methods.
     pub methods: &'static [Published],
 }
 
 /// A teacher, a student, and their reported accuracies, in percent on CIFAR-100's test set.
 #[derive(Debug)]
-pub struct Pair {
+pub struct NetworkPair {
     /// The teacher, as a preset.
     pub teacher: &'static str,
     /// The student, as a preset.
@@ -78,7 +78,7 @@ const NORMALIZATION: &str = "--mean 0.5071,0.4867,0.4408 --std 0.2675,0.2565,0.2
 impl Suite {
     /// The pair of these networks.
     #[must_use]
-    pub fn pair(&self, teacher: &str, student: &str) -> Option<&Pair> {
+    pub fn pair(&self, teacher: &str, student: &str) -> Option<&NetworkPair> {
         self.pairs.iter().find(|p| p.teacher == teacher && p.student == student)
     }
 
@@ -90,7 +90,7 @@ impl Suite {
 
     /// The recipe of one method, for `nst-cache train`.
     #[must_use]
-    pub fn train(&self, pair: &Pair, method: &Published, disk: Disk) -> String {
+    pub fn train(&self, pair: &NetworkPair, method: &Published, disk: Disk) -> String {
         let reported =
             self.reported(pair, method).map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}"));
         let mut text = self.head(pair, &format!("{} {reported}", method.name), disk);
@@ -112,7 +112,7 @@ impl Suite {
 
     /// The recipe of all methods, for `nst-cache sweep`.
     #[must_use]
-    pub fn sweep(&self, pair: &Pair, disk: Disk) -> String {
+    pub fn sweep(&self, pair: &NetworkPair, disk: Disk) -> String {
         let (shared, own): (Vec<&Published>, Vec<&Published>) =
             self.methods.iter().partition(|m| m.first_stage == 0);
         let shared: Vec<&Published> =
@@ -152,20 +152,20 @@ impl Suite {
 
     /// The reported figure of a method.
     #[must_use]
-    pub fn reported(&self, pair: &Pair, method: &Published) -> Option<f64> {
+    pub fn reported(&self, pair: &NetworkPair, method: &Published) -> Option<f64> {
         let at = self.methods.iter().position(|m| m.name == method.name)?;
         pair.reported.get(at).copied().filter(|&top1| top1 > 0.0)
     }
 
     /// Whether the networks' shapes suit the method: FSP needs equal channels.
     #[must_use]
-    pub fn is_possible(&self, pair: &Pair, method: &Published) -> bool {
+    pub fn is_possible(&self, pair: &NetworkPair, method: &Published) -> bool {
         method.name != "FSP" || self.reported(pair, method).is_some()
     }
 
-    fn head(&self, pair: &Pair, reported: &str, disk: Disk) -> String {
+    fn head(&self, pair: &NetworkPair, reported: &str, disk: Disk) -> String {
         let Self { about, source, note, .. } = self;
-        let Pair { teacher, student, teacher_top1, student_top1, .. } = pair;
+        let NetworkPair { teacher, student, teacher_top1, student_top1, .. } = pair;
         let Disk { views, row_bytes } = disk;
         let gigabytes = gigabytes(row_bytes.saturating_mul(ROWS).saturating_mul(views));
         let times = EPOCHS / views.max(1);
@@ -209,12 +209,12 @@ fn comment(text: &str) -> String {
 
 const DATA: &str = "cifar100:cifar-100-binary";
 
-fn cache(pair: &Pair) -> String {
+fn cache(pair: &NetworkPair) -> String {
     format!("cache/cifar100-{}", pair.teacher)
 }
 
 /// The settings that all methods share, after `first` epochs of another stage.
-fn settings(pair: &Pair, first: usize) -> String {
+fn settings(pair: &NetworkPair, first: usize) -> String {
     let lr = if SLOW.contains(&pair.student) { 0.01 } else { 0.05 };
     let milestones = MILESTONES.map(|m| (m + first).to_string()).join(", ");
     let epochs = EPOCHS + first;
@@ -241,7 +241,7 @@ fn table(name: &str, criterion: &str) -> String {
 }
 
 /// The settings of spot-adaptive distillation; the temperature is that of the authors' code.
-fn spots(name: &str, pair: &Pair) -> String {
+fn spots(name: &str, pair: &NetworkPair) -> String {
     format!(
         "\n[{name}]\n# the published form runs the teacher too: mode = \"exact\" and teacher = \
          \"{}.onnx\"\nmode = \"cached\"\ntemperature = 5\n",

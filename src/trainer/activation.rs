@@ -3,7 +3,7 @@
 
 use super::pairing::Pair;
 use crate::cache::{Cache, Decoder};
-use crate::criterion::{Activation, Method};
+use crate::criterion::{Method, Side};
 use crate::error::{Error, Result};
 use crate::statistic::Statistic;
 use crate::student::Student;
@@ -24,7 +24,7 @@ pub fn before(
     cache: &Cache,
 ) -> Result<Vec<Pair>> {
     let spec = method.spec();
-    if spec.activation == Activation::After {
+    if spec.side == Side::After {
         return Ok(pairs);
     }
     // without stored features there is nothing to examine: the criterion is rejected elsewhere for
@@ -38,7 +38,7 @@ pub fn before(
             if let Some(before) = student.before_activation(&pair.student) {
                 before.clone_into(&mut pair.student);
             }
-        } else if spec.activation == Activation::Before {
+        } else if spec.side == Side::Before {
             let tensor = cache
                 .manifest()
                 .taps

@@ -140,8 +140,8 @@ pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
         earlier: position.seconds,
         position,
         started: Instant::now(),
-        epoch: Window::start(),
-        line: Window::start(),
+        epoch: RateWindow::start(),
+        line: RateWindow::start(),
     };
     stream(run.source, steps, first..total, run.options.loader_threads, |batches| {
         trainer.train(batches)
@@ -150,13 +150,13 @@ pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
 }
 
 /// A time span over which rates are measured.
-struct Window {
+struct RateWindow {
     start: Instant,
     samples: usize,
     waited: Duration,
 }
 
-impl Window {
+impl RateWindow {
     fn start() -> Self {
         Self { start: Instant::now(), samples: 0, waited: Duration::ZERO }
     }
@@ -186,8 +186,8 @@ struct Trainer<'a> {
     /// Training time of earlier, interrupted runs.
     earlier: f64,
     started: Instant,
-    epoch: Window,
-    line: Window,
+    epoch: RateWindow,
+    line: RateWindow,
 }
 
 impl Trainer<'_> {
@@ -247,8 +247,8 @@ impl Trainer<'_> {
         let rows = (per_epoch * self.steps.batch).min(self.steps.rows);
         let name = format!("epoch {}/{}", step / per_epoch + 1, self.run.recipe.epochs);
         self.run.monitor.begin(&name, "images", rows as u64, positions.start as u64);
-        self.epoch = Window::start();
-        self.line = Window::start();
+        self.epoch = RateWindow::start();
+        self.line = RateWindow::start();
     }
 
     /// Takes one step; returns its number of samples.
@@ -286,7 +286,7 @@ impl Trainer<'_> {
                 data_wait,
             })?;
             self.run.monitor.status(&format!("loss {:.4}", value.total));
-            self.line = Window::start();
+            self.line = RateWindow::start();
         }
         Ok(samples)
     }

@@ -8,7 +8,7 @@ use half::f16;
 use nst_cache::array::Dtype;
 use nst_cache::cache::Cache;
 use nst_cache::criterion::papers::ofd;
-use nst_cache::criterion::{Activation, Method};
+use nst_cache::criterion::{Method, Side};
 use nst_cache::data::Take;
 use nst_cache::error::{Error, Result};
 use nst_cache::monitor::Monitor;
@@ -156,7 +156,7 @@ impl Case {
             &student,
         )?;
 
-        let signed = criterion.method.spec().activation != Activation::After;
+        let signed = criterion.method.spec().side != Side::After;
         let mut random = ChaCha8Rng::seed_from_u64(0);
         let mut tensor = |shape: &[usize], dtype| -> Result<Tensor> {
             let shape = [&[rows], shape].concat();

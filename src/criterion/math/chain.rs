@@ -32,7 +32,7 @@ pub(crate) fn regressor(name: &str, geometry: Geometry) -> [Link; 2] {
 }
 
 /// What a layer saves for the backward pass.
-enum Step {
+enum ChainStep {
     Convolution { name: String, geometry: Geometry, x: Tensor, weight: Tensor },
     BatchNorm { name: String, x: Tensor, weight: Tensor },
     LeakyRelu { slope: f64, y: Tensor },
@@ -68,7 +68,7 @@ pub(crate) fn differentiate(
     while let Some(step) = steps.pop() {
         let Some(gradient) = dy.take() else { break };
         dy = match step {
-            Step::Convolution { name, geometry, x, weight } => {
+            ChainStep::Convolution { name, geometry, x, weight } => {
                 if module.at(&name).has("bias") {
                     gradients.insert(join(&name, "bias"), bias_gradient(&gradient)?);
                 }
@@ -82,12 +82,12 @@ pub(crate) fn differentiate(
                 gradients.insert(join(&name, "weight"), dw);
                 dx
             }
-            Step::BatchNorm { name, x, weight } => {
+            ChainStep::BatchNorm { name, x, weight } => {
                 let [dx, dw, db] = batch_norm_gradients(&x, &weight, &gradient)?;
                 gradients.extend([(join(&name, "weight"), dw), (join(&name, "bias"), db)]);
                 Some(dx)
             }
-            Step::LeakyRelu { slope, y } => Some(leaky_relu_gradient(&y, slope, &gradient)?),
+            ChainStep::LeakyRelu { slope, y } => Some(leaky_relu_gradient(&y, slope, &gradient)?),
         };
     }
     let of_weight = |(name, weight): (&str, Tensor)| {
@@ -105,7 +105,7 @@ fn forward(
     module: &Module,
     links: &[Link],
     x: &Tensor,
-    mut keep: impl FnMut(Step),
+    mut keep: impl FnMut(ChainStep),
 ) -> Result<Tensor> {
     let mut x = x.clone();
     for link in links {
@@ -117,7 +117,7 @@ fn forward(
                 if layer.has("bias") {
                     y = add_bias(&y, &layer.get("bias", &x)?.detach())?;
                 }
-                keep(Step::Convolution { name, geometry, x, weight });
+                keep(ChainStep::Convolution { name, geometry, x, weight });
                 y
             }
             Link::BatchNorm(name) => {
@@ -125,12 +125,12 @@ fn forward(
                 let (weight, bias) =
                     (layer.get("weight", &x)?.detach(), layer.get("bias", &x)?.detach());
                 let y = batch_norm(&x, &weight, &bias)?;
-                keep(Step::BatchNorm { name, x, weight });
+                keep(ChainStep::BatchNorm { name, x, weight });
                 y
             }
             Link::LeakyRelu(slope) => {
                 let y = leaky_relu(&x, slope)?;
-                keep(Step::LeakyRelu { slope, y: y.clone() });
+                keep(ChainStep::LeakyRelu { slope, y: y.clone() });
                 y
             }
         };

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution and its transpose under candle's autograd, computed by our kernels.
 
-use super::custom::{Computed, Function, Stored, apply};
+use super::custom::{Computed, Differentiable, Stored, apply};
 use super::tensor::{Element, by_element, elements, stored};
 use crate::error::{Error, Result};
 use crate::kernel::blocked::{self, Precision, plain};
@@ -246,7 +246,7 @@ impl Convolution {
     }
 }
 
-impl Function for Convolution {
+impl Differentiable for Convolution {
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
         let &[(a, la), (b, lb)] = inputs else { bail!("convolution: expected 2 inputs") };
         by_element!(a, |T| Ok((

@@ -12,7 +12,7 @@ pub(crate) type Computed = candle_core::Result<(CpuStorage, Shape)>;
 pub(crate) type Stored<'a> = (&'a CpuStorage, &'a Layout);
 
 /// A function of one to three tensors.
-pub(crate) trait Function: Send + Sync {
+pub(crate) trait Differentiable: Send + Sync {
     /// The result, from dense inputs in host memory.
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed;
 
@@ -26,7 +26,10 @@ pub(crate) trait Function: Send + Sync {
 }
 
 /// Applies a function under autograd, on the first input's device.
-pub(crate) fn apply<F: Function + 'static>(function: F, inputs: &[&Tensor]) -> Result<Tensor> {
+pub(crate) fn apply<F: Differentiable + 'static>(
+    function: F,
+    inputs: &[&Tensor],
+) -> Result<Tensor> {
     let op = Op(function);
     let result = match inputs {
         [a] => dense(a)?.apply_op1(op)?,
@@ -39,7 +42,7 @@ pub(crate) fn apply<F: Function + 'static>(function: F, inputs: &[&Tensor]) -> R
 
 struct Op<F>(F);
 
-impl<F: Function> Op<F> {
+impl<F: Differentiable> Op<F> {
     fn gradients<const N: usize>(
         &self,
         inputs: [&Tensor; N],
@@ -54,7 +57,7 @@ impl<F: Function> Op<F> {
     }
 }
 
-impl<F: Function> CustomOp1 for Op<F> {
+impl<F: Differentiable> CustomOp1 for Op<F> {
     fn name(&self) -> &'static str {
         std::any::type_name::<F>()
     }
@@ -69,7 +72,7 @@ impl<F: Function> CustomOp1 for Op<F> {
     }
 }
 
-impl<F: Function> CustomOp2 for Op<F> {
+impl<F: Differentiable> CustomOp2 for Op<F> {
     fn name(&self) -> &'static str {
         std::any::type_name::<F>()
     }
@@ -90,7 +93,7 @@ impl<F: Function> CustomOp2 for Op<F> {
     }
 }
 
-impl<F: Function> CustomOp3 for Op<F> {
+impl<F: Differentiable> CustomOp3 for Op<F> {
     fn name(&self) -> &'static str {
         std::any::type_name::<F>()
     }

@@ -1,7 +1,7 @@
 //! Operators with custom gradients under candle's autograd: batch normalization, leaky ReLU, bias
 //! and adaptive pooling.
 
-use super::custom::{Computed, Function, Stored, apply};
+use super::custom::{Computed, Differentiable, Stored, apply};
 use super::pool::{pool, pool_adjoint};
 use super::tensor::{Element, by_element, elements, stored, tensor_like, values};
 use crate::error::{Error, Result};
@@ -97,7 +97,7 @@ pub(crate) fn batch_norm_gradients(
     Ok([dx, tensor_like(dw, weight)?, tensor_like(db, weight)?])
 }
 
-impl Function for BatchNorm {
+impl Differentiable for BatchNorm {
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
         let &[(x, lx), (w, lw), (b, lb)] = inputs else { bail!("batch norm: expected 3 inputs") };
         let planes = Self::planes(lx.shape());
@@ -132,7 +132,7 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
 
 struct LeakyRelu(f64);
 
-impl Function for LeakyRelu {
+impl Differentiable for LeakyRelu {
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
         let &[(x, layout)] = inputs else { bail!("leaky ReLU: expected 1 input") };
         by_element!(x, |T| {
@@ -198,7 +198,7 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 
 struct AddBias;
 
-impl Function for AddBias {
+impl Differentiable for AddBias {
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
         let &[(x, lx), (bias, lb)] = inputs else { bail!("bias: expected 2 inputs") };
         let inner = lx.shape().dims()[2..].iter().product();
@@ -294,7 +294,7 @@ struct AdaptivePool {
     small: [usize; 2],
 }
 
-impl Function for AdaptivePool {
+impl Differentiable for AdaptivePool {
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
         let &[(x, layout)] = inputs else { bail!("pooling: expected 1 input") };
         let (dims, &Self { large, small }) = (layout.shape().dims(), self);

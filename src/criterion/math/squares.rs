@@ -1,7 +1,7 @@
 //! Sums of squared errors over maps, one pass forward and one backward, for four criteria that
 //! differ only in the error.
 
-use super::custom::{Computed, Function, Stored, apply};
+use super::custom::{Computed, Differentiable, Stored, apply};
 use super::elements::{Elements, PIECE};
 use super::evaluation::Evaluation;
 use super::tensor::{Element, by_element, dense, stored, values};
@@ -179,7 +179,7 @@ impl<A: Aim> Squares<A> {
     }
 }
 
-impl<A: Aim> Function for Squares<A> {
+impl<A: Aim> Differentiable for Squares<A> {
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
         let &[(x, layout)] = inputs else { bail!("squared errors: expected 1 input") };
         Ok((CpuStorage::F64(self.sums(Elements::of(x, layout)?)?), self.planes.channels.into()))

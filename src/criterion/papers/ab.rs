@@ -3,7 +3,7 @@
 //! It learns a connector (convolution and batch norm) at each layer whose shapes differ. In the
 //! paper, this loss alone trains first, and the labels train afterwards.
 
-use crate::criterion::contract::{Activation, Criterion, Inputs, Layers, Setup, Shapes, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Layers, Setup, Shapes, Side, Spec};
 use crate::criterion::math::chain;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
@@ -33,7 +33,7 @@ impl Criterion for Ab {
         title: "Activation boundaries",
         paper: "Heo et al. 2019, arXiv:1811.03233",
         note: "a stage of its own, before the student is trained with labels; a sum over positions",
-        activation: Activation::Before,
+        side: Side::Before,
         layers: Layers::Joined,
         learnable: Some("a connector a layer, where shapes differ"),
         ..Spec::MAPS
@@ -48,7 +48,7 @@ impl Criterion for Ab {
         })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (students, teachers) = inputs.layers()?;
         let teachers: Vec<&Tensor> = teachers.iter().map(AsRef::as_ref).collect();
         ab(&students, &teachers, &modules[0], self.margin)

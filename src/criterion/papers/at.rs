@@ -4,7 +4,7 @@
 //! An attention map is `height · width` numbers per sample, stored before normalization; if sizes
 //! differ, it is computed from features pooled to the common size.
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec, Target};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec, Target};
 use crate::criterion::math::attention::{attention, attention_gradient};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::evaluation::Evaluation;
@@ -45,7 +45,7 @@ impl Criterion for At {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         if let Target::Statistics(statistics) = inputs.target()? {
             let attention = statistics.attention;
             let attention =

@@ -2,7 +2,7 @@
 //! whose loss couples each sample with the next one in the batch. It learns the embeddings
 //! `embed_s` and `embed_t`.
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
@@ -43,7 +43,7 @@ impl Criterion for Cc {
         })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         embedded(student, &teacher, &modules[inputs.layer])
     }

@@ -1,7 +1,7 @@
 //! Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), soft targets and
 //! mixed labels.
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::evaluation::{Evaluation, Loss};
 use crate::criterion::math::tensor::{
     check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values,
@@ -31,7 +31,7 @@ impl Criterion for Ce {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (logits, samples) = (inputs.student()?, &inputs.samples);
         let loss = match &samples.mixed {
             Some(mixed) => mixed_cross_entropy(

@@ -1,6 +1,6 @@
 //! DIST: distillation by correlation (Huang et al. 2022, arXiv:2205.10536).
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::formula::{norm, rows};
@@ -37,7 +37,7 @@ impl Criterion for Dist {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         dist(student, &teacher, self.beta, self.gamma, self.tau)
     }

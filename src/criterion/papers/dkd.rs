@@ -1,6 +1,6 @@
 //! Decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679).
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::evaluation::Loss;
@@ -40,7 +40,7 @@ impl Criterion for Dkd {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         let Self { alpha, beta, temperature } = *self;
         dkd(student, &teacher, inputs.samples.labels, alpha, beta, temperature)

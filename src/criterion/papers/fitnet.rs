@@ -1,7 +1,7 @@
 //! Hints, or `FitNets` (Romero et al. 2015, arXiv:1412.6550), with `RepDistiller`'s regressor:
 //! `conv`, `bn`.
 
-use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Pairs, Setup, Spec};
 use crate::criterion::math::chain::{self, Link};
 use crate::criterion::math::convolution::Geometry;
 use crate::criterion::math::elements::count;
@@ -40,7 +40,11 @@ impl Criterion for Fitnet {
         })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, regressors: &mut Vec<Module>) -> Result<Evaluation> {
+    fn evaluate(
+        &self,
+        inputs: &Comparison<'_>,
+        regressors: &mut Vec<Module>,
+    ) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         let size = |x: &Tensor| -> Result<[usize; 2]> { Ok([x.dim(2)?, x.dim(3)?]) };
         let (_, geometry) = regressor_between(size(student)?, size(&teacher)?)?;

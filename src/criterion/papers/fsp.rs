@@ -1,7 +1,7 @@
 //! Flow of solution procedure (Yim et al. 2017, CVPR), in the form of `RepDistiller`: features of
 //! two or more layers, at each of which teacher and student need the same number of channels.
 
-use crate::criterion::contract::{Criterion, Inputs, Layers, Setup, Shapes, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Layers, Setup, Shapes, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
@@ -45,7 +45,7 @@ impl Criterion for Fsp {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (students, teachers) = inputs.layers()?;
         let teachers: Vec<&Tensor> = teachers.iter().map(AsRef::as_ref).collect();
         fsp(&students, &teachers)

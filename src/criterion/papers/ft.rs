@@ -3,7 +3,7 @@
 //! It learns the paraphraser, which is first trained to reconstruct the teacher's cached features
 //! and then frozen, and the translator, which is trained with the student.
 
-use crate::criterion::contract::{Criterion, Inputs, Memory, Pairs, Pretraining, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Memory, Pairs, Pretraining, Setup, Spec};
 use crate::criterion::math::attention::{attention, attention_gradient};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::chain::{self, Link};
@@ -69,7 +69,7 @@ impl Criterion for Ft {
         })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, factors: &mut Factors) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, factors: &mut Factors) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         let Factors { translators, paraphrasers } = factors;
         let (translator, paraphraser) = (&translators[inputs.layer], &paraphrasers[inputs.layer]);

@@ -6,7 +6,7 @@
 //! discriminator `discriminator`: convolution, batch norm, leaky ReLU, convolution, sigmoid, as
 //! published; the 3×3 kernels with stride 2, half the channels and slope 0.1 are our choice.
 
-use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Pairs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::convolution::Geometry;
 use crate::criterion::math::evaluation::Evaluation;
@@ -46,7 +46,7 @@ impl Criterion for Gan {
         })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         Ok(gan(student, &teacher, &modules[inputs.layer])?.evaluation)
     }
@@ -56,7 +56,7 @@ impl Criterion for Gan {
     fn weighted(
         &self,
         weight: f64,
-        inputs: &Inputs<'_>,
+        inputs: &Comparison<'_>,
         modules: &mut Vec<Module>,
     ) -> Result<Evaluation> {
         let evaluation = self.evaluate(inputs, modules)?;

@@ -1,6 +1,6 @@
 //! Knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::evaluation::{Evaluation, Loss};
 use crate::criterion::math::tensor::{
     check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values,
@@ -31,7 +31,7 @@ impl Criterion for Kd {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         Ok(kd(student, &teacher, self.temperature)?.into())
     }

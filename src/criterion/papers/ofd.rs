@@ -4,7 +4,7 @@
 //! It learns a connector (convolution and batch norm) per layer.
 
 use crate::criterion::contract::{
-    Activation, Criterion, Inputs, Layers, Memory, Setup, Shapes, Spec,
+    Comparison, Criterion, Layers, Memory, Setup, Shapes, Side, Spec,
 };
 use crate::criterion::math::chain::{self, Link};
 use crate::criterion::math::convolution::Geometry;
@@ -42,7 +42,7 @@ impl Criterion for Ofd {
         note: "margins from the batch norm before the ReLU, else estimated from the maps; a sum \
                over positions",
         weight: 0.001,
-        activation: Activation::Before,
+        side: Side::Before,
         layers: Layers::Joined,
         learnable: Some("a connector a layer"),
         ..Spec::MAPS
@@ -60,7 +60,7 @@ impl Criterion for Ofd {
         Ok(Connected { connectors, margins: known_margins(setup)? })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, connected: &mut Connected) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, connected: &mut Connected) -> Result<Evaluation> {
         let (students, teachers) = inputs.layers()?;
         let teachers: Vec<&Tensor> = teachers.iter().map(AsRef::as_ref).collect();
         let margins: Vec<&Tensor> = connected.margins.iter().collect();

@@ -1,7 +1,7 @@
 //! Probabilistic knowledge transfer (Passalis & Tefas 2018, arXiv:1803.10837), in the form of
 //! `RepDistiller`.
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::formula::{Guard, mean, rows, same_batch, unit_rows};
@@ -30,7 +30,7 @@ impl Criterion for Pkt {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         pkt(student, &teacher)
     }

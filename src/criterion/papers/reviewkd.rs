@@ -1,9 +1,7 @@
 //! Knowledge review (Chen et al. 2021, arXiv:2104.09044), in the form of mdistiller: the features
 //! of every stage and the pooled vector, as one-pixel maps, with one fusion module (ABF) per stage.
 
-use crate::criterion::contract::{
-    Activation, Criterion, Inputs, Layers, Pairs, Setup, Shapes, Spec,
-};
+use crate::criterion::contract::{Comparison, Criterion, Layers, Pairs, Setup, Shapes, Side, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::convolution::Geometry;
 use crate::criterion::math::elements::count;
@@ -36,7 +34,7 @@ impl Criterion for Reviewkd {
         note: "the weight is 0.6 to 8 by network pair, after 20 epochs of warm-up; reads the \
                vector before the classifier too; middle is at most the channels of the deepest \
                stage",
-        activation: Activation::BeforeIfStored,
+        side: Side::BeforeIfStored,
         pairs: Pairs::AllAndVector,
         layers: Layers::Joined,
         learnable: Some("a fusion module a stage"),
@@ -56,7 +54,7 @@ impl Criterion for Reviewkd {
     }
 
     /// Vectors are treated as one-pixel maps.
-    fn evaluate(&self, inputs: &Inputs<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let map = |x: &Tensor| -> Result<Tensor> {
             if x.rank() == 2 { Ok(x.unsqueeze(2)?.unsqueeze(3)?) } else { Ok(x.clone()) }
         };

@@ -4,7 +4,7 @@
 //! The gradients are hand-written: autograd would keep a tensor `[batch, batch, width]` for every
 //! step of the formula.
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::evaluation::Loss;
@@ -41,7 +41,7 @@ impl Criterion for Rkd {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         rkd(student, &teacher, self.distance, self.angle)
     }

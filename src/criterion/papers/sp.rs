@@ -2,7 +2,7 @@
 //! `RepDistiller`. The features must be stored, since a batch's similarities compare samples that
 //! meet only in training.
 
-use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Pairs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
@@ -34,7 +34,7 @@ impl Criterion for Sp {
         Ok(())
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         sp(student, &teacher)
     }

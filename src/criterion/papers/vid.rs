@@ -3,7 +3,7 @@
 //!
 //! It learns three 1×1 convolutions `regressor.{0,2,4}` and a per-channel variance, `log_scale`.
 
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::chain::{self, Link};
 use crate::criterion::math::convolution::Geometry;
@@ -47,7 +47,7 @@ impl Criterion for Vid {
         })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         vid(student, &teacher, &modules[inputs.layer], self.eps)
     }

@@ -1,6 +1,6 @@
 //! The published figures and weights.
 
-use super::{Pair, Published, Suite};
+use super::{NetworkPair, Published, Suite};
 
 const fn method(name: &'static str, criteria: &'static [&'static str]) -> Published {
     Published { name, criteria, first_stage: 0, spots: false }
@@ -57,7 +57,7 @@ pub const CIFAR100: Suite = Suite {
         method("CE", &["ce"]),
     ],
     pairs: &[
-        Pair {
+        NetworkPair {
             teacher: "wrn-40-2",
             student: "wrn-16-2",
             teacher_top1: 75.61,
@@ -67,7 +67,7 @@ pub const CIFAR100: Suite = Suite {
                 75.48,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "wrn-40-2",
             student: "wrn-40-1",
             teacher_top1: 75.61,
@@ -77,7 +77,7 @@ pub const CIFAR100: Suite = Suite {
                 74.14,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet56",
             student: "resnet20",
             teacher_top1: 72.34,
@@ -87,7 +87,7 @@ pub const CIFAR100: Suite = Suite {
                 71.16,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet110",
             student: "resnet20",
             teacher_top1: 74.31,
@@ -97,7 +97,7 @@ pub const CIFAR100: Suite = Suite {
                 71.46,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet110",
             student: "resnet32",
             teacher_top1: 74.31,
@@ -107,7 +107,7 @@ pub const CIFAR100: Suite = Suite {
                 73.48,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet32x4",
             student: "resnet8x4",
             teacher_top1: 79.42,
@@ -117,7 +117,7 @@ pub const CIFAR100: Suite = Suite {
                 75.51,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "vgg13",
             student: "vgg8",
             teacher_top1: 74.64,
@@ -127,7 +127,7 @@ pub const CIFAR100: Suite = Suite {
                 73.94,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "vgg13",
             student: "mobilenetv2-0.5",
             teacher_top1: 74.64,
@@ -137,7 +137,7 @@ pub const CIFAR100: Suite = Suite {
                 69.73,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet50",
             student: "mobilenetv2-0.5",
             teacher_top1: 79.34,
@@ -147,7 +147,7 @@ pub const CIFAR100: Suite = Suite {
                 69.11,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet50",
             student: "vgg8",
             teacher_top1: 79.34,
@@ -157,7 +157,7 @@ pub const CIFAR100: Suite = Suite {
                 74.30,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet32x4",
             student: "shufflenetv1",
             teacher_top1: 79.42,
@@ -167,7 +167,7 @@ pub const CIFAR100: Suite = Suite {
                 75.11,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet32x4",
             student: "shufflenetv2",
             teacher_top1: 79.42,
@@ -177,7 +177,7 @@ pub const CIFAR100: Suite = Suite {
                 75.65,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "wrn-40-2",
             student: "shufflenetv1",
             teacher_top1: 75.61,
@@ -225,7 +225,7 @@ pub const SAKD: Suite = Suite {
         adaptive("CRD+SAKD", CRD),
     ],
     pairs: &[
-        Pair {
+        NetworkPair {
             teacher: "resnet56",
             student: "resnet20",
             teacher_top1: 72.34,
@@ -235,7 +235,7 @@ pub const SAKD: Suite = Suite {
                 71.29, 71.26, 71.28, 71.25, 71.42, 71.17, 70.77, 71.72,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet110",
             student: "resnet32",
             teacher_top1: 74.31,
@@ -245,7 +245,7 @@ pub const SAKD: Suite = Suite {
                 72.98, 73.41, 73.49, 73.50, 73.29, 73.67, 73.71, 73.88,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet32x4",
             student: "resnet8x4",
             teacher_top1: 79.42,
@@ -255,7 +255,7 @@ pub const SAKD: Suite = Suite {
                 74.33, 74.63, 74.88, 73.58, 74.38, 74.75, 74.11, 75.75,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "vgg13",
             student: "vgg8",
             teacher_top1: 74.64,
@@ -265,7 +265,7 @@ pub const SAKD: Suite = Suite {
                 73.26, 73.44, 73.55, 73.52, 73.67, 73.58, 73.40, 74.30,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "wrn-40-2",
             student: "wrn-16-2",
             teacher_top1: 75.61,
@@ -275,7 +275,7 @@ pub const SAKD: Suite = Suite {
                 74.37, 75.14, 75.54, 75.50, 75.34, 75.03, 75.23, 75.99,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "vgg13",
             student: "mobilenetv2-0.5",
             teacher_top1: 74.64,
@@ -285,7 +285,7 @@ pub const SAKD: Suite = Suite {
                 72.76, 72.78, 71.86, 72.85, 72.79, 72.36, 72.20, 73.82,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet50",
             student: "mobilenetv2-0.5",
             teacher_top1: 79.34,
@@ -295,7 +295,7 @@ pub const SAKD: Suite = Suite {
                 73.29, 72.70, 73.10, 73.39, 73.31, 72.91, 73.03, 74.03,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet50",
             student: "vgg8",
             teacher_top1: 79.34,
@@ -305,7 +305,7 @@ pub const SAKD: Suite = Suite {
                 74.21, 73.88, 73.56, 73.57, 73.96, 73.68, 0.0, 74.46,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "resnet32x4",
             student: "resnet32",
             // as printed; the same teacher has 79.42 in a pair above
@@ -316,7 +316,7 @@ pub const SAKD: Suite = Suite {
                 72.38, 72.74, 72.67, 72.11, 72.45, 72.73, 72.74, 73.40,
             ],
         },
-        Pair {
+        NetworkPair {
             teacher: "wrn-40-2",
             student: "shufflenetv1",
             teacher_top1: 75.61,

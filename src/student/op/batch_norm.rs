@@ -2,7 +2,7 @@
 
 use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
-use crate::kernel::norm::{NormShape, gradient_sums, input_gradient, normalize, statistics};
+use crate::kernel::norm::{self, NormShape, gradient_sums, input_gradient, normalize, statistics};
 use crate::onnx::trains_as_written;
 use crate::student::Mode;
 use crate::student::value::{data, narrow, tensor, typed, wide};
@@ -136,24 +136,15 @@ impl BatchNorm {
         Ok(Normalizer { means, rstd, scale: wide(scale)?, bias: wide(bias)?, training, updates })
     }
 
-    /// What the gradients are made of, from Σ dy and Σ dy·(x − mean) of every channel.
-    ///
-    /// With Σ over a channel's n values and r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x −
-    /// μ), and in training dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which
-    /// is `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]`.
+    /// The terms of the input's gradient ([`norm::input_terms`]), from Σ dy and Σ dy·(x − mean) of
+    /// every channel.
     pub(in crate::student) fn input_terms(
         &self,
-        [means, rstd, scale]: [&[f64]; 3],
+        of_channels: [&[f64]; 3],
         training: bool,
         sums: &[(f64, f64)],
     ) -> Vec<[f64; 4]> {
-        (0..means.len())
-            .map(|c| {
-                let (factor, r) = (scale[c] * rstd[c], rstd[c]);
-                let share = if training { factor / self.planes.count() } else { 0.0 };
-                [means[c], factor, -share * r * r * sums[c].1, -share * sums[c].0]
-            })
-            .collect()
+        norm::input_terms(of_channels, training.then(|| self.planes.count()), sums)
     }
 
     /// The gradients of scale and bias.
@@ -162,10 +153,9 @@ impl BatchNorm {
         sums: &[(f64, f64)],
         dtype: DType,
     ) -> Result<[Tensor; 2]> {
-        let dscale: Vec<f64> = sums.iter().zip(rstd).map(|(s, r)| s.1 * r).collect();
-        let dbias: Vec<f64> = sums.iter().map(|s| s.0).collect();
+        let [scale, bias] = norm::parameter_gradients(rstd, sums);
         let channels = [rstd.len()];
-        Ok([narrow(&dscale, &channels, dtype)?, narrow(&dbias, &channels, dtype)?])
+        Ok([narrow(&scale, &channels, dtype)?, narrow(&bias, &channels, dtype)?])
     }
 }
 

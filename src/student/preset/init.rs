@@ -4,9 +4,9 @@
 //! Each parameter has its own stream, keyed by (seed, parameter name): its values depend on nothing
 //! else, not on the order in which a network is built.
 
+use crate::random::{fnv1a, keyed};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// How a layer's weight and bias start.
@@ -69,21 +69,11 @@ impl Law {
     }
 }
 
-/// The generator of one parameter: ChaCha8 with the seed as its key and a hash of the name as its
-/// stream.
+/// The generator of one parameter: the seed is its key, a hash of the name its stream.
 fn stream(seed: u64, name: &str) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut random = ChaCha8Rng::from_seed(key);
-    random.set_stream(fnv1a(name));
+    let mut random = keyed([seed, 0, 0, 0]);
+    random.set_stream(fnv1a(name.bytes()));
     random
-}
-
-/// FNV-1a, 64 bits.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use super::super::source::Batch;
 use super::chosen::Chosen;
 use super::site::Site;
 use crate::criterion::{
-    Evaluation, Inputs, Layers, MixedLabels, Running, Samples, Statistics, Subject, Target, sakd,
+    Comparison, Evaluation, Layers, MixedLabels, Running, Samples, Statistics, Subject, Target,
+    sakd,
 };
 use crate::error::{Error, Result};
 use crate::recipe::CriterionRecipe;
@@ -67,7 +68,7 @@ impl Term {
         };
         let spec = self.recipe.method.spec();
         if spec.subject == Subject::Labels {
-            let inputs = Inputs { students, targets: &[], layer: 0, samples };
+            let inputs = Comparison { students, targets: &[], layer: 0, samples };
             let Evaluation { value, inputs, weights } = running.weighted(weight, &inputs)?;
             return Ok(TermLoss { value, inputs, weights: vec![weights] });
         }
@@ -101,14 +102,14 @@ impl Term {
         let deepest = self.sites.last();
         let gate = deepest.and_then(|site| chosen.and_then(|chosen| chosen.at(site.student)));
         let found = match gate {
-            None => running.evaluate(&Inputs { students, targets, layer: 0, samples })?,
+            None => running.evaluate(&Comparison { students, targets, layer: 0, samples })?,
             Some(gate) => {
                 let teachers = targets.iter().map(whole).collect::<Result<Vec<_>>>()?;
                 sakd::gated_layers(students, &teachers, gate, |students, teachers, selected| {
                     let targets: Vec<Target<'_>> = teachers.iter().map(Target::Tensor).collect();
                     Selected::new(&samples, selected).with(|samples| {
                         let targets = &targets;
-                        running.evaluate(&Inputs { students, targets, layer: 0, samples })
+                        running.evaluate(&Comparison { students, targets, layer: 0, samples })
                     })
                 })?
             }
@@ -134,7 +135,7 @@ impl Term {
         {
             let mut at = |student: &Tensor, target: Target<'_>, samples: Samples<'_>| {
                 let (students, targets) = (std::slice::from_ref(student), &[target]);
-                running.weighted(weight, &Inputs { students, targets, layer, samples })
+                running.weighted(weight, &Comparison { students, targets, layer, samples })
             };
             let found = match chosen.and_then(|chosen| chosen.at(site.student)) {
                 None => at(student, *target, samples)?,

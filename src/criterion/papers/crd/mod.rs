@@ -9,7 +9,7 @@
 
 mod negatives;
 
-use crate::criterion::contract::{Criterion, Inputs, Memory, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Memory, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
@@ -63,7 +63,7 @@ impl Criterion for Crd {
         Ok(Contrast { embeddings, banks, negatives })
     }
 
-    fn evaluate(&self, inputs: &Inputs<'_>, contrast: &mut Contrast) -> Result<Evaluation> {
+    fn evaluate(&self, inputs: &Comparison<'_>, contrast: &mut Contrast) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         let Contrast { embeddings, banks, negatives } = contrast;
         let indices = negatives.draw(inputs.samples.rows, inputs.samples.step, self.negatives)?;

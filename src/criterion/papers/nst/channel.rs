@@ -4,7 +4,7 @@
 
 use super::count;
 use super::kernel::Kernel;
-use super::scratch::{Pair, variance};
+use super::scratch::{SamplePair, variance};
 use crate::criterion::math::tensor::Element;
 use crate::kernel::{Float, Matrix, serial_gemm};
 
@@ -22,7 +22,11 @@ pub(super) struct Scalar {
 
 impl Scalar {
     /// `batch`: σ² if it is computed over the whole batch.
-    pub(super) fn new<T: Element>(kernel: Kernel, pair: &Pair<'_, T>, batch: Option<f64>) -> Self {
+    pub(super) fn new<T: Element>(
+        kernel: Kernel,
+        pair: &SamplePair<'_, T>,
+        batch: Option<f64>,
+    ) -> Self {
         let squares =
             if matches!(kernel, Kernel::Gauss { .. }) { pair.squares() } else { Vec::new() };
         Self { kernel, variance: variance(kernel, pair, batch), squares }
@@ -82,7 +86,7 @@ fn replace<T: Float>(values: &mut [T], f: impl Fn(T) -> (T, T)) -> f64 {
 /// One sample's loss; `scale` times its gradient is written to `pair.gradient`.
 #[allow(clippy::needless_pass_by_value, reason = "a kernel belongs to its sample")]
 pub(super) fn sample<T: Element>(
-    pair: &mut Pair<'_, T>,
+    pair: &mut SamplePair<'_, T>,
     kernel: Scalar,
     teacher_term: bool,
     scale: f64,

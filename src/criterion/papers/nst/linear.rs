@@ -1,13 +1,13 @@
 //! The linear kernel: `L_b = ‖m_t − m_s‖²`, where m is the mean unit map.
 
 use super::count;
-use super::scratch::{Pair, STUDENT};
+use super::scratch::{STUDENT, SamplePair};
 use crate::criterion::math::tensor::Element;
 
 /// One sample's loss; `scale` times its gradient is written to `pair.gradient`. `mean_t`: the
 /// teacher's mean unit map. Without the teacher's term, `‖m_t‖²` is left out.
 pub(super) fn sample<T: Element>(
-    pair: &mut Pair<'_, T>,
+    pair: &mut SamplePair<'_, T>,
     mean_t: &[f64],
     teacher_term: bool,
     scale: f64,

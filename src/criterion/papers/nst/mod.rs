@@ -34,7 +34,7 @@ use half::f16;
 pub use kernel::{Kernel, Normalization, Sigma};
 use maps::{Maps, Values};
 use rayon::prelude::*;
-use scratch::{Pair, Scratch, Spare, TEACHER};
+use scratch::{SamplePair, Scratch, Spare, TEACHER};
 pub use settings::{NstGauss, NstLinear, NstPoly};
 pub use statistics::nst_from;
 
@@ -234,7 +234,7 @@ fn over_samples<T: Element>(
     t: Option<&Maps<'_, T>>,
     batch: usize,
     options: &NstOptions,
-    sample: impl Fn(usize, &mut Pair<'_, T>) -> f64 + Sync,
+    sample: impl Fn(usize, &mut SamplePair<'_, T>) -> f64 + Sync,
 ) -> (f64, Vec<T>) {
     let spare = Spare::default();
     let values = s.channels * s.from[0] * s.from[1];

@@ -2,7 +2,7 @@
 //! `L_b = ‖SᵀS/n_s − TᵀT/n_t‖² + 2c ‖m_s − m_t‖²`. The difference is taken before
 //! the square, so the loss keeps its precision as it approaches 0.
 
-use super::scratch::{Pair, STUDENT};
+use super::scratch::{STUDENT, SamplePair};
 use super::{count, linear};
 use crate::criterion::math::tensor::Element;
 use crate::kernel::{Matrix, mirror_lower, serial_gemm, serial_gram};
@@ -18,7 +18,7 @@ pub(super) struct Teacher<'a, T> {
 
 /// One sample's loss; `scale` times its gradient is written to `pair.gradient`.
 pub(super) fn sample<T: Element>(
-    pair: &mut Pair<'_, T>,
+    pair: &mut SamplePair<'_, T>,
     of_teacher: &Teacher<'_, T>,
     constant: f64,
     teacher_term: bool,

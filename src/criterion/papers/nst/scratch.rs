@@ -44,7 +44,7 @@ pub(super) const STUDENT: usize = 0;
 pub(super) const TEACHER: usize = 1;
 
 /// One sample of both sides.
-pub(super) struct Pair<'a, T> {
+pub(super) struct SamplePair<'a, T> {
     /// Channels of student and teacher; 0 for a teacher whose maps are missing.
     pub(super) channels: [usize; 2],
     /// Positions of a map.
@@ -68,7 +68,7 @@ impl<T: Element> Scratch<T> {
         t: Option<&Maps<'_, T>>,
         sample: usize,
         options: &NstOptions,
-    ) -> Pair<'_, T> {
+    ) -> SamplePair<'_, T> {
         let positions = s.positions();
         let channels = [s.channels, t.map_or(0, |t| t.channels)];
         self.unit.resize((channels[0] + channels[1]) * positions, T::zero());
@@ -80,7 +80,7 @@ impl<T: Element> Scratch<T> {
         if let Some(t) = t {
             t.normalize(sample, options.normalization, teacher, others, &mut self.plane);
         }
-        Pair {
+        SamplePair {
             channels,
             positions,
             unit: &self.unit,
@@ -91,7 +91,7 @@ impl<T: Element> Scratch<T> {
     }
 }
 
-impl<T: Element> Pair<'_, T> {
+impl<T: Element> SamplePair<'_, T> {
     /// The student's and the teacher's unit maps.
     pub(super) fn sides(&self) -> [&[T]; 2] {
         let (student, teacher) = self.unit.split_at(self.channels[0] * self.positions);
@@ -151,7 +151,11 @@ impl<T: Element> Pair<'_, T> {
 
 /// σ² of a Gaussian kernel: fixed, computed from this sample, or from the whole batch if `batch`
 /// gives it.
-pub(super) fn variance<T: Element>(kernel: Kernel, pair: &Pair<'_, T>, batch: Option<f64>) -> f64 {
+pub(super) fn variance<T: Element>(
+    kernel: Kernel,
+    pair: &SamplePair<'_, T>,
+    batch: Option<f64>,
+) -> f64 {
     match kernel {
         Kernel::Gauss { sigma: Sigma::Fixed(sigma) } => sigma * sigma,
         Kernel::Gauss { .. } => batch.unwrap_or_else(|| pair.variance()),

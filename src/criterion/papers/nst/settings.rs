@@ -3,7 +3,7 @@
 use super::kernel::{Kernel, Normalization, Sigma};
 use super::statistics::nst_from;
 use super::{NstOptions, nst_weighted};
-use crate::criterion::contract::{Criterion, Inputs, Setup, Spec, Target};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec, Target};
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::settings::{ABOVE_0, ANY, DEGREE, NUMBER, settings};
 use crate::error::Result;
@@ -67,7 +67,7 @@ fn options(kernel: Kernel, normalization: Normalization) -> NstOptions {
 }
 
 /// Folds in the weight: maps are large, and it is free where the gradient is computed.
-fn compare(options: &NstOptions, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation> {
+fn compare(options: &NstOptions, weight: f64, inputs: &Comparison<'_>) -> Result<Evaluation> {
     let student = inputs.student()?;
     let loss = match inputs.target()? {
         // half-precision maps are widened as they are read
@@ -95,14 +95,14 @@ macro_rules! nst {
                 Ok(())
             }
 
-            fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+            fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
                 compare(&self.options(), 1.0, inputs)
             }
 
             fn weighted(
                 &self,
                 weight: f64,
-                inputs: &Inputs<'_>,
+                inputs: &Comparison<'_>,
                 (): &mut (),
             ) -> Result<Evaluation> {
                 compare(&self.options(), weight, inputs)
