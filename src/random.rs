@@ -13,7 +13,8 @@ pub(crate) fn keyed(key: [u64; 4]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(bytes)
 }
 
-/// A whole number in `0..bound`, by the high half of a product: even to within 2⁻³² of the bound.
+/// A whole number in `0..bound`, by the high half of a product: even to within 2⁻³² of the
+/// bound.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits"
@@ -26,7 +27,8 @@ pub(crate) fn below(random: &mut ChaCha8Rng, bound: u32) -> u32 {
 /// changes the order of a run.
 pub(crate) fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
-        // the high half of a 64×64-bit product is uniform in 0..=last up to a bias of 2⁻⁶⁴·last
+        // the high half of a 64×64-bit product is uniform in 0..=last but for a bias of
+        // 2⁻⁶⁴·last
         #[allow(clippy::cast_possible_truncation, reason = "the high half is at most `last`")]
         let chosen = ((u128::from(random.next_u64()) * (last as u128 + 1)) >> 64) as usize;
         items.swap(last, chosen);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-#[path = "../../tests/it/operators_onnx/cases.rs"]
+#[path = "../../tests/it/operators_onnx/cases/mod.rs"]
 #[allow(
     dead_code,
     clippy::all,

@@ -150,8 +150,8 @@ pub fn gradient_sums<T: Float>(
 /// Σ dy·(x − mean) of every channel. `count`: how many values a channel has, where mean and
 /// variance are theirs; `None` where these are constants.
 ///
-/// With r = 1/√(var + ε): dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which is
-/// `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]` ([`input_gradient`]).
+/// With r = 1/√(var + ε): dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n),
+/// which is `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]` ([`input_gradient`]).
 #[must_use]
 pub fn input_terms(
     [means, rstd, scale]: [&[f64]; 3],

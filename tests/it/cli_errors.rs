@@ -35,7 +35,7 @@ fn a_damaged_shard_is_named() {
         }
         let file = "taps/map1/features/c/0/0/0/0/0";
         folder.refused(&format!("{train} -o runs/{what}"), &[file]);
-        folder.run("cache verify cache/teacher").expect(1).says(&[file, "1 thing is wrong"]);
+        folder.run("cache verify cache/teacher").expect(1).says(&[file, "1 problem"]);
     }
     std::fs::write(&path, &whole).unwrap();
     folder.succeeds("cache verify cache/teacher");

@@ -169,7 +169,7 @@ fn every_run_is_what_train_makes_and_is_made_once() {
 
     // runs of other settings are not passed off as these
     for (changes, expected) in [
-        (("weight = 50", "weight = 25"), "recipe.criterion.1.weight 50.0, found 25.0"),
+        (("weight = 50", "weight = 25"), "recipe.criterion[1].weight 50.0, found 25.0"),
         (("batch = 16", "batch = 12"), "recipe.batch 16, found 12"),
     ] {
         write_recipe(folder, &[changes]);

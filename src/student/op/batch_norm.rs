@@ -136,8 +136,8 @@ impl BatchNorm {
         Ok(Normalizer { means, rstd, scale: wide(scale)?, bias: wide(bias)?, training, updates })
     }
 
-    /// The terms of the input's gradient ([`norm::input_terms`]), from Σ dy and Σ dy·(x − mean) of
-    /// every channel.
+    /// The terms of the input's gradient ([`norm::input_terms`]), from Σ dy and Σ dy·(x − mean)
+    /// of every channel.
     pub(in crate::student) fn input_terms(
         &self,
         of_channels: [&[f64]; 3],

@@ -1,7 +1,7 @@
 //! The sweep of the reference and of the device executor: every operator on dense tensors, in f32
 //! or f64. On host slices it is the reference implementation that the executor of channel maps
-//! (`exec::blocked`) is held against; with the operators' device forms (`exec::device`) in the plan it is the
-//! device executor. Values live as long as a later step or the backward pass needs them.
+//! (`exec::blocked`) is held against; with the operators' device forms (`exec::device`) in the plan
+//! it is the device executor. Values live as long as a later step or the backward pass needs them.
 
 use crate::error::{Context, Error, Result};
 use crate::kernel::elementwise::zip;

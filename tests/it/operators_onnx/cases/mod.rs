@@ -1,10 +1,7 @@
 //! The table: every operator with the shapes and attributes that it is tried on. Odd sizes, sizes
 //! of 1, non-square, overlap, broadcast.
 
-// by path, since the fuzzer's seeds name this file by its own
-#[path = "cases/places.rs"]
 mod places;
-#[path = "cases/recurrent.rs"]
 mod recurrent;
 
 use super::Random;
