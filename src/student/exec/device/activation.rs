@@ -168,7 +168,7 @@ impl OnDevice<Activation> {
 
 impl Lower for Activation {
     fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

@@ -37,7 +37,7 @@ impl Lower for BatchNorm {
         if outer * channels * inner == 0 {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

@@ -13,7 +13,7 @@ impl Lower for Concat {
         if operator.views.iter().any(Strided::is_empty) {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 impl Lower for Dropout {
     fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

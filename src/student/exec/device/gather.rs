@@ -19,7 +19,7 @@ impl Lower for GatherAxis {
         if operator.size * operator.inner == 0 || operator.output.contains(&0) {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

@@ -57,13 +57,13 @@ impl OnDevice<LayerNorm> {
 
 impl Lower for GroupNorm {
     fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 
 impl Lower for LayerNorm {
     fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

@@ -26,7 +26,7 @@ impl Lower for MatMul {
         if batch * m * n * k == 0 {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 
@@ -35,7 +35,7 @@ impl Lower for Gemm {
         if operator.m * operator.n * operator.k == 0 {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 

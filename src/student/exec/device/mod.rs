@@ -73,13 +73,15 @@ trait Lower: Operator + Sized {
     fn lower(operator: &Arc<Self>, target: &Target) -> Lowered;
 }
 
+type Row = fn(&dyn Any, &Target) -> Option<Lowered>;
+
 /// A row of the table: the form if the operator is an `O`.
 fn row<O: Lower>(operator: &dyn Any, target: &Target) -> Option<Lowered> {
     operator.downcast_ref::<Arc<O>>().map(|operator| O::lower(operator, target))
 }
 
 /// The operators that have a device form.
-const FORMS: &[fn(&dyn Any, &Target) -> Option<Lowered>] = &[
+const FORMS: &[Row] = &[
     row::<op::activation::Activation>,
     row::<op::BatchNorm>,
     row::<op::binary::CurvedBinary>,
@@ -131,8 +133,8 @@ impl<O> OnDevice<O>
 where
     Self: Operator,
 {
-    fn of(operator: &Arc<O>) -> Lowered {
-        Ok(Some(any(Self(operator.clone()))))
+    fn of(operator: &Arc<O>) -> Box<dyn AnyOperator> {
+        any(Self(operator.clone()))
     }
 }
 
@@ -215,4 +217,18 @@ fn positive(x: &Tensor) -> Result<Tensor> {
 fn rectified(x: &Tensor) -> Result<Tensor> {
     let zero = x.zeros_like()?;
     Ok(x.lt(&zero)?.where_cond(&zero, x)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_finds_an_operator_by_its_type() {
+        let target = Target { device: Device::Cpu, dtype: DType::F32 };
+        let relu = any(op::activation::Activation::Relu);
+        let form = lower(&*relu, &target).unwrap();
+        let form = form.expect("an activation has a device form");
+        assert!(lower(&*form, &target).unwrap().is_none(), "a device form is lowered again");
+    }
 }

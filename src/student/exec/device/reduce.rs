@@ -78,7 +78,7 @@ impl Lower for Reduce {
         if operator.shapes.input.contains(&0) {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 
@@ -87,7 +87,7 @@ impl Lower for Sum {
         if operator.shapes.input.contains(&0) {
             return Ok(None);
         }
-        OnDevice::of(operator)
+        Ok(Some(OnDevice::of(operator)))
     }
 }
 
