@@ -23,12 +23,12 @@ pub struct Pass<'a> {
     student: &'a Student,
     planned: Arc<Planned>,
     kept: HashMap<TensorId, Tensor>,
-    tape: Tape,
+    tape: PassTape,
 }
 
 /// What a forward pass leaves, by executor.
 #[derive(Debug)]
-enum Tape {
+enum PassTape {
     Reference(reference::BackwardSteps),
     Blocked(blocked::Tape),
 }
@@ -50,11 +50,11 @@ pub(super) fn forward<'a>(
     let (kept, tape) = match &planned.blocked {
         None => {
             let (kept, steps) = reference::forward(student, plan, values, options, keep)?;
-            (kept, Tape::Reference(steps))
+            (kept, PassTape::Reference(steps))
         }
         Some(steps) => {
             let (kept, tape) = blocked::forward(student, plan, steps, values, options, keep)?;
-            (kept, Tape::Blocked(tape))
+            (kept, PassTape::Blocked(tape))
         }
     };
     Ok(Pass { student, planned, kept, tape })
@@ -120,8 +120,8 @@ impl Pass<'_> {
             )?;
         }
         match tape {
-            Tape::Reference(steps) => reference::backward(student, plan, steps, gradients),
-            Tape::Blocked(tape) => blocked::backward(student, plan, tape, gradients),
+            PassTape::Reference(steps) => reference::backward(student, plan, steps, gradients),
+            PassTape::Blocked(tape) => blocked::backward(student, plan, tape, gradients),
         }
     }
 }

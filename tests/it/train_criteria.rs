@@ -270,7 +270,7 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
         // stopped in the middle of an epoch (FT's paraphraser sees an epoch before), resumed on
         // three threads
         let before = if name == "ft" { ROWS } else { 0 };
-        let folder = made(root, &format!("{}-resumed", name));
+        let folder = made(root, &format!("{name}-resumed"));
         let stop = StopAfter::new(before + 6 * BATCH);
         let stopped = train(&cache, &criteria, &folder, 2, false, &stop).map(|_| ()).unwrap_err();
         assert_eq!(stopped.kind(), Kind::Interrupted, "{}: {}", name, stopped.chain());
