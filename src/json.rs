@@ -20,8 +20,8 @@ pub(crate) enum Lacking {
     Anything,
 }
 
-/// The first place where `now` differs from `before`, in the order of `before`; `path` is where both
-/// are.
+/// The first place where `now` differs from `before`, in the order of `before`; `path` is where
+/// both are.
 pub(crate) fn difference<'a>(
     path: &str,
     before: &'a Value,
@@ -72,9 +72,9 @@ mod tests {
         assert_eq!(first(&now, Lacking::Null), None);
         now["recipe"]["criterion"][0]["weight"] = json!(2.0);
         assert_eq!(first(&now, Lacking::Null).unwrap(), "recipe.criterion[0].weight");
-        now["cache"] = json!("x");
-        assert_eq!(first(&now, Lacking::Null).unwrap(), "cache");
-        let more = json!({"recipe": before["recipe"], "extra": 1});
+        let other = json!({"recipe": before["recipe"], "cache": "x"});
+        assert_eq!(first(&other, Lacking::Null).unwrap(), "cache");
+        let more = json!({"recipe": before["recipe"], "cache": null, "extra": 1});
         assert_eq!(first(&more, Lacking::Null).unwrap(), "extra");
         assert_eq!(first(&more, Lacking::Anything), None);
     }

@@ -25,6 +25,7 @@ pub mod runtime;
 pub mod statistic;
 pub mod storage;
 pub mod student;
+mod tensor;
 pub mod threads;
 pub mod train;
 pub mod trainer;

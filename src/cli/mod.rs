@@ -80,7 +80,7 @@ Examples:
 
 `nst-cache.toml` in the working folder holds defaults for flags. Results go to stdout, everything \
                         else to stderr.
-Exit status: 0 done, 1 a check failed, 2 bad input or use, 101 a bug in nst-cache, 130 interrupted.";
+Exit status: 0 done, 1 a check failed, 2 bad input or use, 101 a bug of ours, 130 interrupted.";
 
 /// Offline feature distillation on ONNX: run the teacher once, train any number of students from
 /// its cache.

@@ -2,7 +2,6 @@
 
 use super::Student;
 use super::chance::Mean;
-use super::value::narrow;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Inference;
@@ -11,6 +10,7 @@ use crate::onnx::proto::{
     attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
 use crate::onnx::{Model, metadata, tensor_proto};
+use crate::tensor::narrow;
 use candle_core::{DType, Tensor};
 use half::f16;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -27,7 +27,6 @@ mod settings;
 mod stage;
 mod trains;
 mod trial;
-mod value;
 
 #[doc(hidden)]
 pub use exec::blocked::StepCost;
@@ -40,6 +39,7 @@ use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, BatchPosition};
 use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
+use crate::tensor;
 use batch::{BatchSupport, FixedBatch};
 use candle_core::{DType, Device, Tensor, Var};
 use exec::blocked::{Arena, BlockedPlan, step_cost};
@@ -270,7 +270,7 @@ impl Student {
         let var = |leaf: &leaf::Leaf| -> Result<Var> {
             let host = Host::from_array(&leaf.value(model)?);
             Ok(Var::from_tensor(
-                &value::narrow(&host.floats(), &host.shape, options.dtype)?
+                &tensor::narrow(&host.floats(), &host.shape, options.dtype)?
                     .to_device(&options.device)?,
             )?)
         };

@@ -6,8 +6,8 @@ use super::fold;
 use super::host::Host;
 use super::import::{Graph, TensorSource};
 use super::op::{self, AnyOperator, Site};
-use super::value::narrow;
 use crate::error::{Error, Result};
+use crate::tensor::narrow;
 use candle_core::{DType, Tensor};
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! `sweep`: each run is what `train` makes, finished runs are kept, interrupted ones gone on with,
+//! `sweep`: each run is what `train` makes, finished runs are kept, interrupted ones resumed,
 //! others refused, and a failure loses nothing else.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]

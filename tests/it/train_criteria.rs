@@ -398,7 +398,7 @@ fn routes_lead_through_both_networks() {
             assert_eq!(cached[0].keys().collect::<Vec<_>>(), chosen[0].keys().collect::<Vec<_>>());
             assert_ne!(cached, chosen, "routes teach the policy something else than probes do");
         }
-        // stopped in the middle of an epoch, gone on with on other threads
+        // stopped in the middle of an epoch, resumed on other threads
         run("again", Some("sakd:exact"), 2, false, &StopAfter::new(ROWS + 2 * BATCH))
             .0
             .map(|_| ())

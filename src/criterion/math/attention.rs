@@ -2,9 +2,10 @@
 
 use super::elements::{Elements, PIECE, count};
 use super::formula::map_dims;
-use super::tensor::{Element, by_element, dense, stored};
+use super::tensor::{by_element, dense, stored};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
+use crate::tensor::Element;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 

@@ -1,11 +1,12 @@
 //! Two-dimensional convolution and its transpose under candle's autograd, computed by our kernels.
 
 use super::custom::{Computed, Differentiable, Stored, apply};
-use super::tensor::{Element, by_element, elements, stored};
+use super::tensor::{by_element, elements, stored};
 use crate::error::{Error, Result};
 use crate::kernel::blocked::{self, Precision, plain};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::window_count;
+use crate::tensor::Element;
 use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 
 /// How a two-dimensional convolution moves over a map.

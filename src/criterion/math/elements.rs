@@ -1,7 +1,7 @@
 //! Reading tensors of any floating-point type piece by piece, so that whole-map operators need not
 //! convert a map first.
 
-use super::tensor::Element;
+use crate::tensor::Element;
 use candle_core::{CpuStorage, Layout, bail};
 use half::f16;
 

@@ -3,11 +3,12 @@
 
 use super::custom::{Computed, Differentiable, Stored, apply};
 use super::pool::{pool, pool_adjoint};
-use super::tensor::{Element, by_element, elements, stored, tensor_like, values};
+use super::tensor::{by_element, elements, stored, tensor_like, values};
 use crate::error::{Error, Result};
 use crate::kernel::Float as _;
 use crate::kernel::elementwise;
 use crate::kernel::norm::{self, NormShape};
+use crate::tensor::Element;
 use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 use num_traits::Zero;
 use rayon::prelude::*;

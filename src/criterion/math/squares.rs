@@ -4,11 +4,12 @@
 use super::custom::{Computed, Differentiable, Stored, apply};
 use super::elements::{Elements, PIECE};
 use super::evaluation::Evaluation;
-use super::tensor::{Element, by_element, dense, stored, values};
+use super::tensor::{by_element, dense, stored, values};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::dot;
 use crate::kernel::norm::NormShape;
+use crate::tensor::Element;
 use candle_core::{CpuStorage, DType, Device, Tensor, bail};
 use rayon::prelude::*;
 

@@ -1,28 +1,8 @@
 //! Access to tensor values in host memory, and checks of shapes and types.
 
 use crate::error::{Error, Result};
-use crate::kernel::Float;
-use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType, bail};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
-/// An element type that criteria compute in and candle stores: `f32` or `f64`.
-pub(crate) trait Element: Float + WithDType {
-    /// Converts half-precision values to this type.
-    fn widen(from: &[f16], to: &mut [Self]);
-}
-
-impl Element for f32 {
-    fn widen(from: &[f16], to: &mut [Self]) {
-        from.convert_to_f32_slice(to);
-    }
-}
-
-impl Element for f64 {
-    fn widen(from: &[f16], to: &mut [Self]) {
-        from.convert_to_f64_slice(to);
-    }
-}
+use crate::tensor::Element;
+use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, bail};
 
 /// The values of a tensor on any device, row-major, as `T`.
 pub(crate) fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
@@ -32,19 +12,6 @@ pub(crate) fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
 /// The tensor as a dense one in host memory.
 pub(crate) fn dense(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
-}
-
-/// Passes the values of a [`dense`] tensor to `f` without copying.
-pub(crate) fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => {
-            let values = T::cpu_storage_as_slice(storage)?.get(start..end);
-            Ok(f(values
-                .ok_or_else(|| Error::input("tensor: its layout reaches past its storage"))?))
-        }
-        _ => Err(Error::input("tensor: expected dense values in host memory")),
-    }
 }
 
 /// The elements of a dense tensor.

@@ -7,10 +7,10 @@ use super::Mode;
 use super::host::{Host, LIMIT, Numbers, at_most, limit};
 use super::op::site::{INTEGERS, Site, attribute};
 use super::op::{self, binary, reshape, view};
-use super::value::{narrow, wide};
 use crate::error::{Error, Result};
 use crate::kernel::strided::Strided;
 use crate::onnx::operator::{Binary, Class, Fold, Unary};
+use crate::tensor::{narrow, wide};
 use arrange::{concatenated, gathered, tiled};
 
 /// Element types of ONNX.

@@ -5,7 +5,7 @@ use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 use candle_core::cpu::erf::erf_f64;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};

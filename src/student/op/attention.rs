@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, broadcast_zip, dense_strides, gather, reduce_sum, scatter};
 use crate::kernel::{Float, GemmShape, Matrix, batched_gemm, softmax};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 /// An operand or the result: its own shape, and its view as `[batch, heads, length, width]`.

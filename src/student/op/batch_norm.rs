@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernel::norm::{self, NormShape, gradient_sums, input_gradient, normalize, statistics};
 use crate::onnx::trains_as_written;
 use crate::student::Mode;
-use crate::student::value::{data, narrow, tensor, typed, wide};
+use crate::tensor::{data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
 /// Batch normalization of one input shape.
@@ -136,8 +136,8 @@ impl BatchNorm {
         Ok(Normalizer { means, rstd, scale: wide(scale)?, bias: wide(bias)?, training, updates })
     }
 
-    /// The terms of the input's gradient ([`norm::input_terms`]), from Σ dy and Σ dy·(x − mean)
-    /// of every channel.
+    /// The terms of the input's gradient ([`norm::input_terms`]), from the sums over every channel
+    /// of dy and dy·(x − mean).
     pub(in crate::student) fn input_terms(
         &self,
         of_channels: [&[f64]; 3],

@@ -4,7 +4,7 @@ use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 /// Functions whose gradients do not depend on the operands.

@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::student::op::site::INTEGERS;
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]

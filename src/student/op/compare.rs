@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::Result;
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::broadcast_zip;
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use crate::kernel::elementwise::sum_per_channel;
 use crate::kernel::frames::Frames;
 use crate::kernel::strided::gather;
 use crate::kernel::{Float, window_count};
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 use std::borrow::Cow;
 

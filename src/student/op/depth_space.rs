@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather};
 use crate::student::op::view::transposed;
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

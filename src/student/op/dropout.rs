@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
 use crate::student::Mode;
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum, scatter};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 /// An operand with its labels in the order of the product: batch, its own rows or columns,

@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::student::op::site::axis;
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
-use crate::student::value::{data, tensor, typed, wide};
+use crate::tensor::{data, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]

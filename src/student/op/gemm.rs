@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

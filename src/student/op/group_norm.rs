@@ -4,7 +4,7 @@
 use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{NormShape, gradient_sums, input_gradient, normalize, row_statistics};
-use crate::student::value::{data, narrow, tensor, typed, wide};
+use crate::tensor::{data, narrow, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::kernel::norm::{
 };
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::student::op::site::axis;
-use crate::student::value::{Element, data, narrow, tensor, typed, wide};
+use crate::tensor::{Element, data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 use std::borrow::Cow;
 

@@ -7,7 +7,7 @@ use crate::kernel::Float;
 use crate::kernel::resample::Taps;
 use crate::kernel::strided::{Strided, dense_strides, gather, scatter};
 use crate::student::op::site::axis;
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 /// Padding with a constant.

@@ -4,7 +4,7 @@
 use super::places::Places;
 use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use super::gather::place;
 use crate::error::{Error, Result};
 use crate::kernel::strided::dense_strides;
 use crate::student::op::site::axis;
-use crate::student::value::wide;
+use crate::tensor::wide;
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use crate::kernel::pool::{
     PoolWindow, average_backward, average_forward, max_backward, max_forward,
 };
 use crate::kernel::window_count;
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

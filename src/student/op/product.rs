@@ -6,7 +6,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::kernel::elementwise::{map, zip};
 use crate::kernel::strided::{broadcast_zip, reduce_fold, reduce_sum};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use super::{AnyOperator, Built, Mode, OpOutput, Operator, PassOptions, Site, dra
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::{DType, Device, Tensor};
 
 #[derive(Debug, Clone, Copy)]

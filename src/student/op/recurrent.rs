@@ -9,7 +9,7 @@ use crate::kernel::recurrent::{Curve, Sequence, add, pick};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
 use crate::onnx::proto::AttributeProto;
-use crate::student::value::{Data, Element, data, tensor, typed};
+use crate::tensor::{Data, Element, data, tensor, typed};
 use candle_core::{DType, Tensor};
 
 /// The node's inputs.

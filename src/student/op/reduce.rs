@@ -8,7 +8,7 @@ use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
 use crate::kernel::strided::{Strided, broadcast_zip, gather, reduce_fold, reduce_sum};
 use crate::student::op::site::axis;
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,7 @@
 use super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use crate::kernel::resample::{Taps, backward, forward};
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 /// Longest axis that is made: what each position reads is written out when a graph is planned.

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::kernel::softmax;
 use crate::kernel::strided::{Strided, dense_strides, gather};
 use crate::student::op::site::axis;
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 use std::borrow::Cow;
 

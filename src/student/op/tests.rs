@@ -10,7 +10,7 @@
 use super::{Mode, PassOptions, Site, build};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::student::host::Host;
-use crate::student::value::{narrow, wide};
+use crate::tensor::{narrow, wide};
 use candle_core::DType;
 
 /// The values of an operator of one input, ones, in a pass of this seed; what else it reads is

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::ranking::top;
 use crate::student::op::site::axis;
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

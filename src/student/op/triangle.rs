@@ -2,7 +2,7 @@
 
 use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]

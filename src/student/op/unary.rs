@@ -4,7 +4,7 @@ use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
-use crate::student::value::{data, tensor, typed};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]

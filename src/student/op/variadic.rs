@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{Strided, broadcast_zip, gather, reduce_sum};
-use crate::student::value::{Element, data, tensor, typed};
+use crate::tensor::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 /// The shapes of the inputs, and the one that all repeat to.

@@ -4,13 +4,12 @@
 mod tensor;
 
 use crate::error::{Error, Result};
-use crate::kernel::Float;
 use crate::recipe::OptimizerRecipe;
+use crate::tensor::{Element, change, data, typed};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var, WithDType};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Optimizer as _;
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 /// Elements per task: the split does not affect the result, since elements are independent.
 const TASK: usize = 1 << 14;
@@ -121,11 +120,17 @@ impl Optimizer {
         if !parameter.device().is_cpu() {
             return tensor::step(&recipe, parameter, &slots, gradient, [lr, scale], self.steps);
         }
-        with_slice(
-            &gradient.contiguous()?,
-            |g| step::<f32>(&recipe, parameter, &slots, g, lr, scale, self.steps),
-            |g| step::<f64>(&recipe, parameter, &slots, g, lr, scale, self.steps),
-        )?
+        let (held, gradient) = (gradient.contiguous()?, gradient.dtype());
+        let held = data(&held)?;
+        typed!(gradient, |T| step::<T>(
+            &recipe,
+            parameter,
+            &slots,
+            held.of()?,
+            lr,
+            scale,
+            self.steps
+        ))
     }
 
     /// Steps taken.
@@ -188,7 +193,7 @@ fn slots(recipe: &OptimizerRecipe) -> &'static [&'static str] {
 }
 
 /// Updates one parameter.
-fn step<T: Number>(
+fn step<T: Element>(
     recipe: &OptimizerRecipe,
     parameter: &Var,
     slots: &[&Var],
@@ -202,7 +207,7 @@ fn step<T: Number>(
         OptimizerRecipe::Sgd { momentum, nesterov, weight_decay, .. } => {
             let (lr, momentum, decay) = (T::of(lr), T::of(momentum), T::of(weight_decay));
             let Some(buffer) = slots.first() else {
-                return with_slice_mut(parameter, |weights: &mut [T]| {
+                return change(parameter, |weights: &mut [T]| {
                     weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK)).for_each(
                         |(weights, gradient)| {
                             for (w, &g) in weights.iter_mut().zip(gradient) {
@@ -237,7 +242,7 @@ fn step<T: Number>(
             let (b1, b2, r1, r2, eps) =
                 (T::of(beta1), T::of(beta2), T::of(1.0 - beta1), T::of(1.0 - beta2), T::of(eps));
             with_two_slices_mut(first, second, |first: &mut [T], second: &mut [T]| {
-                with_slice_mut(parameter, |weights: &mut [T]| {
+                change(parameter, |weights: &mut [T]| {
                     let tasks = weights
                         .par_chunks_mut(TASK)
                         .zip(first.par_chunks_mut(TASK))
@@ -260,92 +265,19 @@ fn step<T: Number>(
     }
 }
 
-/// An element type of parameters.
-trait Number: Float + WithDType {
-    /// The storage's elements, if they have this type.
-    fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
-}
-
-impl Number for f32 {
-    fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
-    }
-}
-
-impl Number for f64 {
-    fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F64(values) = storage { Some(values) } else { None }
-    }
-}
-
-/// Passes a contiguous CPU tensor's elements to `f` without copying.
-pub(super) fn with_slice<R>(
-    tensor: &Tensor,
-    narrow: impl FnOnce(&[f32]) -> R,
-    wide: impl FnOnce(&[f64]) -> R,
-) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let (start, end) = layout.contiguous_offsets().unwrap_or((0, 0));
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(values)) => {
-            Ok(narrow(values.get(start..end).unwrap_or_default()))
-        }
-        Storage::Cpu(CpuStorage::F64(values)) => {
-            Ok(wide(values.get(start..end).unwrap_or_default()))
-        }
-        _ => Err(Error::input(format!(
-            "tensor: expected f32 or f64 on the CPU, found {:?}",
-            tensor.dtype()
-        ))),
-    }
-}
-
-/// candle provides a mutable slice only inside an in-place operation.
-struct InPlace<F>(RefCell<Option<F>>);
-
-impl<F: FnOnce(&mut CpuStorage, &Layout) -> candle_core::Result<()>> InplaceOp1 for InPlace<F> {
-    fn name(&self) -> &'static str {
-        "optimizer"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        match self.0.borrow_mut().take() {
-            Some(f) => f(storage, layout),
-            None => candle_core::bail!("in-place operation ran twice"),
-        }
-    }
-}
-
-/// Passes a variable's elements to `f` for modification in place.
-fn with_slice_mut<T: Number, R>(var: &Var, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
-    let mut result = None;
-    var.inplace_op1(&InPlace(RefCell::new(Some(|storage: &mut CpuStorage, layout: &Layout| {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("variable is not contiguous")
-        };
-        match T::values(storage).and_then(|values| values.get_mut(start..end)) {
-            Some(values) => result = Some(f(values)),
-            None => candle_core::bail!("variable is not {:?}", T::DTYPE),
-        }
-        Ok(())
-    }))))?;
-    result.ok_or_else(|| Error::input("optimizer: in-place operation did not run"))
-}
-
-fn with_two_slices_mut<T: Number, R>(
+fn with_two_slices_mut<T: Element, R>(
     a: &Var,
     b: &Var,
     f: impl FnOnce(&mut [T], &mut [T]) -> R,
 ) -> Result<R> {
-    with_slice_mut(a, |a: &mut [T]| with_slice_mut(b, |b: &mut [T]| f(a, b)))?
+    change(a, |a: &mut [T]| change(b, |b: &mut [T]| f(a, b)))?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run<T: Number>(recipe: OptimizerRecipe, start: T, gradients: &[T]) -> (f64, Optimizer) {
+    fn run<T: Element>(recipe: OptimizerRecipe, start: T, gradients: &[T]) -> (f64, Optimizer) {
         let var = Var::from_tensor(&Tensor::new(&[start], &Device::Cpu).unwrap()).unwrap();
         let mut optimizer = Optimizer::create(vec![var.clone()], recipe).unwrap();
         for &gradient in gradients {

@@ -1,5 +1,5 @@
 //! Durability: what a crash, a failing disk, a kill, a damaged folder or a second process leaves is
-//! refused, reported or gone on with to the same bytes. `make durability` tries all of it and
+//! refused, reported or resumed to the same bytes. `make durability` tries all of it and
 //! prints a table; `cargo test --test it durability` tries a part, drawn by a fixed seed.
 //!
 //! A failing case is printed with its name; `NST_CASE=NAME cargo test --test it durability::…`

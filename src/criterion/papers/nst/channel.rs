@@ -5,8 +5,8 @@
 use super::count;
 use super::kernel::Kernel;
 use super::scratch::{SamplePair, variance};
-use crate::criterion::math::tensor::Element;
 use crate::kernel::{Float, Matrix, serial_gemm};
+use crate::tensor::Element;
 
 /// Rows of the teacher's products in memory at a time.
 const ROWS: usize = 64;

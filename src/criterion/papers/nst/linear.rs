@@ -2,7 +2,7 @@
 
 use super::count;
 use super::scratch::{STUDENT, SamplePair};
-use crate::criterion::math::tensor::Element;
+use crate::tensor::Element;
 
 /// One sample's loss; `scale` times its gradient is written to `pair.gradient`. `mean_t`: the
 /// teacher's mean unit map. Without the teacher's term, `‖m_t‖²` is left out.

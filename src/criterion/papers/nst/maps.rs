@@ -2,8 +2,8 @@
 
 use super::kernel::Normalization;
 use crate::criterion::math::pool::{pool, pool_adjoint};
-use crate::criterion::math::tensor::Element;
 use crate::kernel::elementwise::dot;
+use crate::tensor::Element;
 // at or below this norm a channel is dead: it keeps its (near-zero) value and has no gradient
 use crate::statistic::DEAD_NORM;
 use half::f16;

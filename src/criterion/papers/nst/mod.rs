@@ -26,9 +26,10 @@ mod statistics;
 pub(crate) mod tests;
 
 use crate::criterion::math::evaluation::Loss;
-use crate::criterion::math::tensor::{Element, dense, with_slice};
+use crate::criterion::math::tensor::dense;
 use crate::error::{Error, Result};
 use crate::statistic::Statistic;
+use crate::tensor::{Element, data};
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 pub use kernel::{Kernel, Normalization, Sigma};
@@ -145,18 +146,10 @@ fn on_host<T: Element>(
         dense(student)?,
         dense(&if half { teacher.clone() } else { teacher.to_dtype(T::DTYPE)? })?,
     );
-    let (value, gradient) = with_slice::<T, _>(&student_values, |s| {
-        let s = Maps::new(Values::Own(s), student_size, size);
-        if half {
-            with_slice::<f16, _>(&teacher_values, |t| {
-                compute(s, Maps::new(Values::Half(t), teacher_size, size), batch, options, weight)
-            })
-        } else {
-            with_slice::<T, _>(&teacher_values, |t| {
-                compute(s, Maps::new(Values::Own(t), teacher_size, size), batch, options, weight)
-            })
-        }
-    })??;
+    let (held, other) = (data(&student_values)?, data(&teacher_values)?);
+    let s = Maps::new(Values::Own(held.of::<T>()?), student_size, size);
+    let t = if half { Values::Half(other.of::<f16>()?) } else { Values::Own(other.of::<T>()?) };
+    let (value, gradient) = compute(s, Maps::new(t, teacher_size, size), batch, options, weight);
     let gradient =
         Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?.to_device(student.device())?;
     Ok(Loss { value, gradient })

@@ -4,9 +4,9 @@
 
 use super::scratch::{STUDENT, SamplePair};
 use super::{count, linear};
-use crate::criterion::math::tensor::Element;
 use crate::kernel::{Matrix, mirror_lower, serial_gemm, serial_gram};
 use crate::statistic::unpack;
+use crate::tensor::Element;
 
 /// What is known of a teacher's sample besides the unit maps of the pair.
 pub(super) struct Teacher<'a, T> {

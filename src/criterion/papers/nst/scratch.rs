@@ -5,8 +5,8 @@ use super::count;
 use super::kernel::Kernel;
 use super::kernel::Sigma;
 use super::maps::Maps;
-use crate::criterion::math::tensor::Element;
 use crate::kernel::elementwise::dot;
+use crate::tensor::Element;
 use std::sync::{Mutex, PoisonError};
 
 /// As many scratches as samples run at once.

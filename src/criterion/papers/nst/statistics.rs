@@ -7,9 +7,10 @@ use super::maps::{Maps, Values};
 use super::{NstOptions, count, linear, over_samples, position};
 use crate::criterion::contract::Statistics;
 use crate::criterion::math::evaluation::Loss;
+use crate::criterion::math::tensor::dense;
 use crate::criterion::math::tensor::values;
-use crate::criterion::math::tensor::{Element, dense, with_slice};
 use crate::error::{Error, Result};
+use crate::tensor::{Element, data};
 use candle_core::{DType, Device, Tensor};
 
 /// [`nst_weighted`](super::nst_weighted) from the statistics of the teacher's maps. The student's
@@ -80,21 +81,19 @@ fn on_host<T: Element>(
         read::<T>(teacher.mean.filter(|_| reads_mean), "the mean", reads_mean, &[batch, h, w])?;
     let scale = weight / count(batch);
     let values = dense(student)?;
-    let (value, gradient) = with_slice::<T, _>(&values, |s| {
-        let s = Maps::new(Values::Own(s), [channels, height, width], [h, w]);
-        over_samples(&s, None, batch, options, |b, pair| {
-            let mean: Vec<f64> =
-                mean.iter().skip(b * positions).take(positions).map(|m| m.wide()).collect();
-            if reads_gram {
-                let row = positions * (positions + 1) / 2;
-                let known =
-                    position::Teacher { gram: gram.get(b * row..(b + 1) * row), mean: &mean };
-                position::sample(pair, &known, constant, options.teacher_term, scale)
-            } else {
-                linear::sample(pair, &mean, options.teacher_term, scale)
-            }
-        })
-    })?;
+    let held = data(&values)?;
+    let s = Maps::new(Values::Own(held.of::<T>()?), [channels, height, width], [h, w]);
+    let (value, gradient) = over_samples(&s, None, batch, options, |b, pair| {
+        let mean: Vec<f64> =
+            mean.iter().skip(b * positions).take(positions).map(|m| m.wide()).collect();
+        if reads_gram {
+            let row = positions * (positions + 1) / 2;
+            let known = position::Teacher { gram: gram.get(b * row..(b + 1) * row), mean: &mean };
+            position::sample(pair, &known, constant, options.teacher_term, scale)
+        } else {
+            linear::sample(pair, &mean, options.teacher_term, scale)
+        }
+    });
     let gradient =
         Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?.to_device(student.device())?;
     Ok(Loss { value, gradient })

@@ -9,7 +9,7 @@ use crate::kernel::blocked::{self, sums};
 use crate::student::Mode;
 use crate::student::op::PassOptions;
 use crate::student::plan::GraphStep;
-use crate::student::value::{data, narrow, tensor};
+use crate::tensor::{data, narrow, tensor};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernel::blocked::{
     self, Gradient, LANES, Lanes, Map, MapView, Through, convert, elementwise,
 };
-use crate::student::value::{data, tensor};
+use crate::tensor::{data, tensor};
 use candle_core::Tensor;
 use std::sync::Arc;
 

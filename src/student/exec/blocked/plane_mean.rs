@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::kernel::blocked::{Map, elementwise, sums};
 use crate::student::op::PassOptions;
 use crate::student::plan::GraphStep;
-use crate::student::value::{data, tensor};
+use crate::tensor::{data, tensor};
 
 #[derive(Debug)]
 pub(super) struct PlaneMean;

@@ -10,7 +10,7 @@ use crate::kernel::blocked::stem;
 use crate::kernel::conv::Conv;
 use crate::student::op::PassOptions;
 use crate::student::plan::GraphStep;
-use crate::student::value::data;
+use crate::tensor::data;
 use candle_core::Tensor;
 
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use crate::kernel::elementwise::zip;
 use crate::student::import::TensorSource;
 use crate::student::op::{BackwardPass, PassOptions};
 use crate::student::plan::{GraphPlan, GraphStep};
-use crate::student::value::{data, tensor, typed};
 use crate::student::{Mode, Student, TensorId};
+use crate::tensor::{data, tensor, typed};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 
