@@ -1,5 +1,6 @@
 //! `demo`: the whole pipeline on the embedded data, by the same commands that a user types.
 
+use super::train::job_of;
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::evaluate;
@@ -135,7 +136,7 @@ fn cache_teacher(args: &Args, cache: &Path, context: &Context<'_>) -> Result<Ext
     let limit = args.limit.map_or_else(String::new, |n| format!(" --limit {n}"));
     let (teacher, cache) = (args.teacher.display(), cache.display());
     show(&format!("extract {teacher} -o {cache}{limit} --data {DATA}"), context);
-    let options = SessionOptions { device: Device::Auto, threads: context.threads };
+    let options = SessionOptions { device: Device::Cpu, threads: context.threads };
     extract::run(&recipe, &context.runtime()?, &options, context.monitor)
 }
 
@@ -146,9 +147,12 @@ fn train_student(
     criteria: &[&str],
     context: &Context<'_>,
 ) -> Result<train::Report> {
-    let mut job = Job::new(&args.student, folder);
-    job.cache = Some(cache.to_owned());
-    job.resume = true;
+    let mut job = Job {
+        cache: Some(cache.to_owned()),
+        resume: true,
+        output: folder.to_owned(),
+        ..job_of(&args.student, context.config)
+    };
     job.recipe.epochs = args.epochs;
     job.recipe.batch = BATCH;
     job.recipe.criteria = criteria.iter().map(|text| text.parse()).collect::<Result<_>>()?;
