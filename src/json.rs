@@ -1,6 +1,7 @@
 //! Where two JSON documents differ.
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// The first place where two documents differ.
 #[derive(Debug, PartialEq)]
@@ -20,7 +21,7 @@ pub(crate) enum Lacking {
     Anything,
 }
 
-/// The first place where `now` differs from `before`, in the order of `before`; `path` is where
+/// The first place where `now` differs from `before`, by key and then by index; `path` is where
 /// both are.
 pub(crate) fn difference<'a>(
     path: &str,
@@ -33,7 +34,8 @@ pub(crate) fn difference<'a>(
     }
     match (before, now) {
         (Value::Object(a), Value::Object(b)) => {
-            let mut keys = a.keys().chain(b.keys().filter(|&key| !a.contains_key(key)));
+            // sorted, so that the answer doesn't depend on how serde_json was built
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             let of_key = |key: &String| {
                 let values = match (a.get(key), b.get(key), lacking) {
                     (Some(a), Some(b), _) => Some((a, b)),
@@ -45,7 +47,7 @@ pub(crate) fn difference<'a>(
                 let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 values.and_then(|(a, b)| difference(&below, a, b, lacking))
             };
-            keys.find_map(of_key)
+            keys.into_iter().find_map(of_key)
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             let pairs = a.iter().zip(b).enumerate();

@@ -1,5 +1,5 @@
 //! `bench distill`: one distillation step from a cache, with the pair of networks, batch and
-//! optimiser of the usual comparison in PyTorch, which runs its teacher in every step.
+//! optimizer of the usual comparison in PyTorch, which runs its teacher in every step.
 
 use crate::memory::peak_rss_mb;
 use crate::summary::{Summary, summary};
@@ -103,7 +103,7 @@ struct DistillRow {
     p10_ms: f64,
     p90_ms: f64,
     /// Medians of the parts: waiting for data, the student forward, the criteria with their
-    /// gradients, the student backward, the optimiser.
+    /// gradients, the student backward, the optimizer.
     wait_ms: f64,
     forward_ms: f64,
     criteria_ms: f64,

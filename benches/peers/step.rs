@@ -1,4 +1,4 @@
-//! `bench step`: one training step on synthetic images, with the network, batch, optimiser and
+//! `bench step`: one training step on synthetic images, with the network, batch, optimizer and
 //! warm-up of the usual comparison in PyTorch.
 
 use crate::memory::peak_rss_mb;

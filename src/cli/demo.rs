@@ -1,4 +1,4 @@
-//! `demo`: the whole pipeline on the embedded data, by the same commands that a user types.
+//! `demo`: the whole pipeline on the embedded data, by the same calls that the commands make.
 
 use super::train::job_of;
 use super::{Context, emit, emit_json};
@@ -129,6 +129,7 @@ fn measure(model: &Path, context: &Context<'_>) -> Result<f64> {
 fn cache_teacher(args: &Args, cache: &Path, context: &Context<'_>) -> Result<ExtractReport> {
     let recipe = Extract {
         limit: args.limit,
+        split: context.config.split.clone().unwrap_or_else(|| "train".to_owned()),
         default_preprocess: context.config.preprocess.clone(),
         threads: context.threads,
         ..Extract::new(&args.teacher, DATA.parse()?, cache)

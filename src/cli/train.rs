@@ -21,7 +21,7 @@ Examples:
   nst-cache train resnet20 --cache cache/teacher --resume
 
 Without a cache it trains on the labels alone: that is how a teacher is made. Stopped or killed, \
-                                   --resume goes on with the same bits.";
+                                   --resume continues with the same bits.";
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]

@@ -389,6 +389,14 @@ pub struct MixedLabels<'a> {
 }
 
 impl<'a> Comparison<'a> {
+    /// What of a list by layer belongs to the one layer.
+    ///
+    /// # Errors
+    /// When the list has none for it.
+    pub fn of_layer<'l, T>(&self, by_layer: &'l [T]) -> Result<&'l T> {
+        by_layer.get(self.layer).ok_or_else(|| lacking("state of their layer"))
+    }
+
     /// The student's tensor, for a single layer.
     ///
     /// # Errors
@@ -437,5 +445,5 @@ impl<'a> Target<'a> {
 }
 
 fn lacking(what: &str) -> Error {
-    Error::input(format!("criterion: its inputs lack the {what}"))
+    Error::internal(format!("criterion: its inputs lack the {what}"))
 }

@@ -14,7 +14,7 @@ const BLOCK_ROWS: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Accuracy {
     correct: usize,
-    labelled: usize,
+    labeled: usize,
     classes: usize,
 }
 
@@ -27,13 +27,13 @@ pub(super) fn of_cache(cache: &Cache, classes: usize) -> Result<Accuracy> {
     let logits = cache.array(LOGITS)?;
     let labels = labels(cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
-    let mut accuracy = Accuracy { correct: 0, labelled: 0, classes };
+    let mut accuracy = Accuracy { correct: 0, labeled: 0, classes };
     for (block, labels) in labels.chunks(BLOCK_ROWS).enumerate() {
         logits.read(&mut decoder, 0, block * BLOCK_ROWS, labels.len(), &mut bytes)?;
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         for (row, &label) in values.chunks(classes).zip(labels) {
             if let Ok(label) = usize::try_from(label) {
-                accuracy.labelled += 1;
+                accuracy.labeled += 1;
                 accuracy.correct += usize::from(argmax(row) == label);
             }
         }
@@ -67,7 +67,7 @@ fn argmax(row: &[f32]) -> usize {
 impl Accuracy {
     /// Percent times 100, rounded.
     pub(super) fn basis_points(self) -> u32 {
-        u32::try_from((self.correct * 10_000 + self.labelled / 2) / self.labelled.max(1))
+        u32::try_from((self.correct * 10_000 + self.labeled / 2) / self.labeled.max(1))
             .unwrap_or(10_000)
     }
 
@@ -88,7 +88,7 @@ impl Accuracy {
     fn is_near_chance(self) -> bool {
         let chance = 1.0 / self.classes.max(1) as f64;
         self.classes > 1
-            && (self.correct as f64 / self.labelled as f64) < chance + 0.1 * (1.0 - chance)
+            && (self.correct as f64 / self.labeled as f64) < chance + 0.1 * (1.0 - chance)
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn near_chance_follows_the_number_of_classes() {
-        let of = |correct, classes| Accuracy { correct, labelled: 1000, classes };
+        let of = |correct, classes| Accuracy { correct, labeled: 1000, classes };
         assert!(of(102, 10).is_near_chance());
         assert!(!of(300, 10).is_near_chance());
         assert!(of(500, 2).is_near_chance());

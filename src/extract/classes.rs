@@ -97,7 +97,7 @@ fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
         text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     match expected {
         Some(expected) if expected != names.len() => Err(Error::input(format!(
-            "--classes {}: expected {expected} names, one a line, found {}",
+            "--classes {}: expected {expected} names, one per line, found {}",
             file.display(),
             names.len()
         ))),
@@ -234,6 +234,6 @@ mod tests {
         assert!(of(&[0], &["fish"]).unwrap_err().chain().contains("`fish`"));
         let ten = Known { count: Some(10), ..known };
         let error = agreement(ten, &data(&[0], &["dog"])).unwrap_err();
-        assert!(error.to_string().contains("expected 10 names, one a line, found 3"), "{error}");
+        assert!(error.to_string().contains("expected 10 names, one per line, found 3"), "{error}");
     }
 }

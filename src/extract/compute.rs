@@ -176,7 +176,7 @@ fn finish(
 ) -> Result<Manifest> {
     let rows = &plan.reader.rows;
     let accuracy = match plan.outputs.classes() {
-        Some(classes) if rows.are_labelled() && !rows.other_classes => {
+        Some(classes) if rows.are_labeled() && !rows.other_classes => {
             Some(accuracy::of_cache(&writer.read()?, classes)?)
         }
         _ => None,

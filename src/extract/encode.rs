@@ -182,8 +182,8 @@ impl Output {
                         "{place}: value {} is beyond the range of f16 (±{F16_MAX})",
                         floats[index]
                     ));
-                    let hint = "without --store f16 the same folder is gone on with, this tap \
-                                alone as f32; --store f32 in another one (-o) stores all so";
+                    let hint = "without --store f16 the same folder is resumed with this tap alone \
+                                as f32; --store f32 with another -o stores all of them so";
                     return Ok(Encoded::BeyondF16(error.hint(hint)));
                 }
                 let row = floats.len() / rows.shape()[0].max(1);

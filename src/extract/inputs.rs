@@ -187,7 +187,7 @@ impl TeacherInputs {
                     let largest = human_bytes(largest as u64);
                     monitor.note(&format!(
                         "batches of {inside}, since the teacher's largest tensor takes {largest} \
-                         a sample (--batch N: another)"
+                         per sample (--batch N: another)"
                     ));
                 }
                 Ok(kept.min(inside))

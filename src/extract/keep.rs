@@ -39,7 +39,7 @@ pub(super) fn warn_of_large_gram(tap: &Output, monitor: &dyn Monitor) {
     let features: usize = tap.shape.iter().product();
     if gram > features {
         monitor.warn(&format!(
-            "tap {alias}: a Gram matrix over {} positions takes {} a sample, its features as f16 \
+            "tap {alias}: a Gram matrix over {} positions takes {} per sample, its features as f16 \
              {} (--tap TENSOR@HxW pools them)",
             map.height * map.width,
             human_bytes(4 * gram as u64),
@@ -119,7 +119,7 @@ fn describe(best: &Alternative, alternatives: &[Alternative]) -> String {
         .map(|a| format!("{} would take {}", names(a), human_bytes(rounded(a.bytes))))
         .collect();
     let rest = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
-    format!("{} kept, {} a sample{rest}", names(best), human_bytes(rounded(best.bytes)))
+    format!("{} kept, {} per sample{rest}", names(best), human_bytes(rounded(best.bytes)))
 }
 
 #[allow(

@@ -213,7 +213,7 @@ impl Outputs {
     pub(super) fn values<'v>(&self, output: &Output, values: &'v [Array]) -> Result<&'v Array> {
         let at = self.tensors.iter().position(|tensor| tensor == output.fetched());
         at.and_then(|at| values.get(at)).ok_or_else(|| {
-            Error::input(format!("tensor `{}`: the run gave no value", output.fetched()))
+            Error::internal(format!("tensor `{}`: the run gave no value", output.fetched()))
         })
     }
 

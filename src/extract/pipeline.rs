@@ -267,7 +267,7 @@ fn write(
     for computed in order {
         if monitor.stop_requested() {
             return Err(Error::interrupted("the segments that were whole are in the cache")
-                .hint("run the same command again to go on"));
+                .hint("run the same command again to resume"));
         }
         let computed = computed
             .recv()

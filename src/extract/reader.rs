@@ -86,7 +86,7 @@ impl RowReader {
         let stores_inputs = recipe.inputs.map_or_else(fits, |inputs| inputs == Inputs::Stored);
         if !stores_inputs {
             monitor.note(&format!(
-                "inputs ({} a row) are not stored: train decodes them from the data again \
+                "inputs ({} per row) are not stored: train decodes them from the data again \
                  (--inputs stored keeps them)",
                 human_bytes(input_bytes as u64)
             ));
@@ -148,7 +148,7 @@ impl RowReader {
                 "--skip-bad leaves them out, in a cache of its own where views are mixed (another \
                  -o, or remove the folder)"
             } else {
-                "mend them, or leave them out with --skip-bad: the same folder is gone on with, \
+                "repair them, or leave them out with --skip-bad: the same folder is resumed, \
                  what is computed stays"
             };
             return Err(describe_bad(self.source.data(), &bad).hint(hint));

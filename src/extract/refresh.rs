@@ -87,7 +87,7 @@ pub(super) fn run(
     for (view, segment, rows, batches) in parts {
         if monitor.stop_requested() {
             return Err(Error::interrupted("while changed rows were computed again")
-                .hint("run the same command again to go on"));
+                .hint("run the same command again to resume"));
         }
         if let Some(ended) = replace(plan, (view, segment), rows, &batches, session, writer, lost)?
         {

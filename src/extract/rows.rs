@@ -15,7 +15,7 @@ use std::path::Path;
 pub(super) struct Rows {
     /// Index in the data set of each row's sample.
     pub(super) samples: Vec<usize>,
-    /// Label of each row in the order of `classes`, −1 unlabelled.
+    /// Label of each row in the order of `classes`, −1 unlabeled.
     pub(super) labels: Vec<i64>,
     /// Class names, in the teacher's order where it has the same classes; may be empty.
     pub(super) classes: Vec<String>,
@@ -39,8 +39,8 @@ pub(super) fn check(recipe: &Extract, subset: &Subset, monitor: &dyn Monitor) ->
         )));
     }
     let missing = subset.missing_classes();
-    let labelled = subset.indices.iter().any(|&i| subset.dataset.label(i) >= 0);
-    if labelled && !missing.is_empty() {
+    let labeled = subset.indices.iter().any(|&i| subset.dataset.label(i) >= 0);
+    if labeled && !missing.is_empty() {
         let all = subset.dataset.classes().len();
         monitor.warn(&format!(
             "{} of {all} classes have no sample in the {} taken (--shuffle SEED mixes before \
@@ -103,7 +103,7 @@ impl Rows {
     }
 
     /// Whether any row has a label.
-    pub(super) fn are_labelled(&self) -> bool {
+    pub(super) fn are_labeled(&self) -> bool {
         self.labels.iter().any(|&l| l >= 0)
     }
 

@@ -62,7 +62,7 @@ pub(super) fn judge(prepared: &Prepared<'_>, monitor: &dyn Monitor) -> Result<Ch
         return Ok(unchanged());
     }
     let stamps = Stamps::load(folder).unwrap_or_else(|error| {
-        monitor.warn(&format!("{}: taken for a missing one", error.chain()));
+        monitor.warn(&format!("{}: treated as missing", error.chain()));
         None
     });
     let names = hashed_names(data)?;

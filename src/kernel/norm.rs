@@ -175,7 +175,7 @@ pub fn parameter_gradients(rstd: &[f64], sums: &[(f64, f64)]) -> [Vec<f64>; 2] {
     [scale, sums.iter().map(|(sum, _)| *sum).collect()]
 }
 
-/// `dx = dy·a + (x − mean)·b + c`: the input gradient of batch normalisation in terms of its
+/// `dx = dy·a + (x − mean)·b + c`: the input gradient of batch normalization in terms of its
 /// per-channel sums.
 ///
 /// # Shapes

@@ -59,11 +59,11 @@ pub struct ImportOptions {
     pub dtype: DType,
     /// Where parameters, running statistics and activations live.
     pub device: Device,
-    /// Glob patterns of initialisers that do not train.
+    /// Glob patterns of initializers that do not train.
     pub freeze: Vec<String>,
-    /// Glob patterns of initialisers that train although they would not by themselves.
+    /// Glob patterns of initializers that train although they would not by themselves.
     pub train: Vec<String>,
-    /// Batch normalisation by running statistics in training too.
+    /// Batch normalization by running statistics in training too.
     pub freeze_batchnorm: bool,
     /// What becomes of batch norms that the exporter folded away.
     pub folded_norms: FoldedNorms,
@@ -100,7 +100,7 @@ impl Default for ImportOptions {
     }
 }
 
-/// A tensor that the optimiser moves. Named by the tensor at the consuming node's input (un-shared
+/// A tensor that the optimizer moves. Named by the tensor at the consuming node's input (un-shared
 /// where an exporter merged equal ones).
 #[derive(Debug, Clone)]
 pub struct Parameter {
@@ -126,7 +126,7 @@ pub struct Trainability {
     pub tensors: Vec<Decision>,
     /// Nodes that stop it: node name, operator, reason.
     pub blockers: Vec<(String, String, String)>,
-    /// What an expert would warn of (batch normalisation folded away, no parameters …).
+    /// What an expert would warn of (batch normalization folded away, no parameters …).
     pub warnings: Vec<String>,
 }
 
@@ -492,7 +492,7 @@ impl Student {
 
     /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs
     /// only, dropout bypassed, random masks at their mean, dynamic batch; weights are the same
-    /// initialisers with new values; `metadata` goes into `metadata_props` (sorted by key). Same
+    /// initializers with new values; `metadata` goes into `metadata_props` (sorted by key). Same
     /// bytes for the same weights.
     ///
     /// # Errors

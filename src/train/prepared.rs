@@ -60,9 +60,9 @@ pub fn prepare(job: &Job, host: &Host<'_>) -> Result<Prepared> {
         There::Finished(report) => State::Finished(report),
         There::Begun | There::Nothing => {
             let student = import(&model, &settled, host)?;
-            State::Ready(Box::new(Ready::new(student, &settled, &material, host, |student| {
-                outputs::check_runtime(student, host)
-            })?))
+            let terms = material.terms(&settled.recipe, host)?;
+            outputs::check_runtime(&student, host)?;
+            State::Ready(Box::new(Ready::new(student, terms, &settled, &material, host)?))
         }
     };
     Ok(Prepared { settled, material, model, folder, state })
@@ -76,17 +76,15 @@ pub(super) fn folder_of(settled: &Settled, material: &Material, model: &Model) -
 }
 
 impl Ready {
-    /// The terms of the loss on their pairs. `check` sees the student before they are paired.
+    /// The terms of the loss on their pairs.
     pub(super) fn new(
         student: Student,
+        terms: Vec<CriterionRecipe>,
         settled: &Settled,
         material: &Material,
         host: &Host<'_>,
-        check: impl FnOnce(&Student) -> Result<()>,
     ) -> Result<Self> {
         let inputs = student.inputs().iter().map(|input| input.name.clone()).collect();
-        let terms = material.terms(&settled.recipe, host)?;
-        check(&student)?;
         let pairs = material.pairs(&terms, &student, host)?;
         if let (Some(cache), Some(folder)) = (material.cache(), &settled.job.cache) {
             again::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;

@@ -116,7 +116,8 @@ fn resolve(
     host: &Host<'_>,
 ) -> Result<usize> {
     let student = import(model, settled, host)?;
-    let ready = Ready::new(student, settled, material, host, |_| Ok(()))?;
+    let terms = material.terms(&settled.recipe, host)?;
+    let ready = Ready::new(student, terms, settled, material, host)?;
     let source = ready.source(settled, material, model)?;
     let Train { batch, drop_last, epochs, .. } = settled.recipe;
     Ok(Steps { rows: source.len(), batch, drop_last }.per_epoch() * epochs)

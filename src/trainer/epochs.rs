@@ -235,7 +235,7 @@ impl Trainer<'_> {
                     self.total,
                     self.run.folder.folder().display()
                 ))
-                .hint("the same command with --resume goes on"));
+                .hint("the same command with --resume continues"));
             }
         }
         Ok(())

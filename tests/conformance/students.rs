@@ -1,4 +1,4 @@
-//! Student graphs against float64 logits, loss, gradients, running statistics and optimiser steps.
+//! Student graphs against float64 logits, loss, gradients, running statistics and optimizer steps.
 //!
 //! Tolerances are those that the reference's README states. A file with `logits_train` is run in
 //! training mode, one without as it stands.
@@ -263,7 +263,7 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
     Ok(Outcome::Measured { error: worst.error, tolerance: worst.tolerance, what })
 }
 
-/// One forward and backward pass, and the optimiser steps that the reference has.
+/// One forward and backward pass, and the optimizer steps that the reference has.
 fn steps(
     student: &Student,
     inputs: &[Tensor],

@@ -97,7 +97,7 @@ fn the_teachers_of_the_references() {
     assert_eq!(
         stages,
         [(Some(1), "Relu"), (Some(2), "Relu"), (Some(3), "Relu")],
-        "what the next stage reads: the normalised sum"
+        "what the next stage reads: the normalized sum"
     );
 }
 

@@ -125,7 +125,7 @@ fn statistics_merged_with_parameters_by_an_exporter_are_their_own() {
         );
         assert!(
             exported.initializer(name).unwrap().is_some(),
-            "{name} is an initialiser of its own"
+            "{name} is an initializer of its own"
         );
     }
 }

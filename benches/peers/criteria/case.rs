@@ -187,7 +187,7 @@ impl Case {
         Ok(Self { student, objective, learnable, batch, margins })
     }
 
-    /// The loss and its gradients. No optimiser moves anything.
+    /// The loss and its gradients. No optimizer moves anything.
     pub fn step(&mut self, step: usize) -> Result<Value> {
         let pass =
             self.student.forward(&self.batch.inputs, Mode::Train, &self.objective.keep, 0)?;

@@ -60,14 +60,14 @@ pub struct Args {
     /// Tensor of the logits [default: the first output, before its softmax]
     #[arg(long, value_name = "TENSOR")]
     logits: Option<String>,
-    /// What is kept of each map: auto, or some of features,gram,mean,attention,vector,sign
+    /// What to keep of each map: auto, or some of features,gram,mean,attention,vector,sign
     #[arg(long, value_name = "auto|LIST", default_value = "auto")]
     keep: Keep,
     /// Criterion that will be computed from the cache, as train takes it: auto keeps what it needs
     /// (repeat for more)
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
-    /// Recipe of the training whose criteria these are
+    /// Recipe file of the training that will use the cache: keeps what its criteria need
     #[arg(long, value_name = "FILE.toml", conflicts_with = "criteria")]
     recipe: Option<PathBuf>,
     /// Student whose maps the taps will be compared with: where they are smaller, the taps are
@@ -93,7 +93,7 @@ pub struct Args {
     /// Shuffle the data set with this seed before --limit
     #[arg(long, value_name = "SEED")]
     shuffle: Option<u64>,
-    /// Seed of the fixed order in which rows stand, and of the views
+    /// Seed of the fixed order of the rows, and of the views
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
     /// Views of each sample, each with an augmentation of its own; all takes every one that
@@ -114,18 +114,18 @@ pub struct Args {
     /// either by chance
     #[arg(long, value_name = "ALPHA")]
     cutmix: Option<f64>,
-    /// Store what the teacher is fed, or let train decode it from the data again [default: stored
-    /// up to 64 KiB a row]
+    /// Store the teacher's inputs, or let train decode them from the data again [default: stored
+    /// up to 64 KiB per row]
     #[arg(long, value_name = "stored|source")]
     inputs: Option<InputsArg>,
     /// Leave out samples that cannot be read (decodes everything once more beforehand)
     #[arg(long)]
     skip_bad: bool,
-    /// Compare all samples with what the cache was made of, and compute exactly the rows of those
-    /// that have changed again
+    /// Compare all samples with those that the cache was made of, and recompute exactly the rows of
+    /// those that have changed
     #[arg(long)]
     refresh: bool,
-    /// File with the teacher's classes, one a line in the order of its logits, to which the data's
+    /// File with the teacher's classes, one per line in the order of its logits, to which the data's
     /// class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,

@@ -17,7 +17,7 @@ pub(super) fn text(sizes: &Sizes) -> String {
         table.add_row(row(tap, with_kept));
     }
     let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.push(format!("bytes a sample as stored, measured on {} rows", sizes.rows));
+    lines.push(format!("bytes per sample as stored, measured on {} rows", sizes.rows));
     lines.join("\n")
 }
 

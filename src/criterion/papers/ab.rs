@@ -51,7 +51,7 @@ impl Criterion for Ab {
     fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (students, teachers) = inputs.layers()?;
         let teachers: Vec<&Tensor> = teachers.iter().map(AsRef::as_ref).collect();
-        ab(&students, &teachers, &modules[0], self.margin)
+        ab(&students, &teachers, inputs.of_layer(modules)?, self.margin)
     }
 }
 

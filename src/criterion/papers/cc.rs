@@ -45,7 +45,7 @@ impl Criterion for Cc {
 
     fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
-        embedded(student, &teacher, &modules[inputs.layer])
+        embedded(student, &teacher, inputs.of_layer(modules)?)
     }
 }
 

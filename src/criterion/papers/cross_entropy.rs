@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn unlabelled_rows_are_left_out() {
+    fn unlabeled_rows_are_left_out() {
         let both = cross_entropy(&logits(), &[2, -1], 0.0).unwrap();
         let first = cross_entropy(&logits().narrow(0, 0, 1).unwrap(), &[2], 0.0).unwrap();
         assert!((both.value - first.value).abs() < 1e-15);

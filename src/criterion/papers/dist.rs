@@ -79,9 +79,9 @@ fn softmax(logits: &Tensor, tau: f64) -> Result<Tensor> {
 
 /// The mean of ρ over the rows.
 fn correlation(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let centred =
+    let centered =
         |x: &Tensor| -> Result<Tensor> { Ok(x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?) };
-    let (a, b) = (centred(a)?, centred(b)?);
+    let (a, b) = (centered(a)?, centered(b)?);
     let norms = ((norm(&a)? * norm(&b)?)? + 1e-8)?;
     Ok(((a * b)?.sum_keepdim(D::Minus1)? / norms)?.mean_all()?)
 }

@@ -48,7 +48,7 @@ impl Criterion for Fitnet {
         let (student, teacher) = inputs.pair()?;
         let size = |x: &Tensor| -> Result<[usize; 2]> { Ok([x.dim(2)?, x.dim(3)?]) };
         let (_, geometry) = regressor_between(size(student)?, size(&teacher)?)?;
-        fitnet(student, &teacher, &regressors[inputs.layer], geometry)
+        fitnet(student, &teacher, inputs.of_layer(regressors)?, geometry)
     }
 }
 

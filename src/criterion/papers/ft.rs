@@ -72,7 +72,8 @@ impl Criterion for Ft {
     fn evaluate(&self, inputs: &Comparison<'_>, factors: &mut Factors) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
         let Factors { translators, paraphrasers } = factors;
-        let (translator, paraphraser) = (&translators[inputs.layer], &paraphrasers[inputs.layer]);
+        let (translator, paraphraser) =
+            (inputs.of_layer(translators)?, inputs.of_layer(paraphrasers)?);
         ft(student, &teacher, translator, paraphraser, [self.p1, self.p2], SLOPE)
     }
 }

@@ -48,7 +48,7 @@ impl Criterion for Gan {
 
     fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
-        Ok(gan(student, &teacher, &modules[inputs.layer])?.evaluation)
+        Ok(gan(student, &teacher, inputs.of_layer(modules)?)?.evaluation)
     }
 
     /// Only the student's side of the game is weighted: the discriminator has its own objective,

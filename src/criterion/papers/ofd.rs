@@ -64,7 +64,7 @@ impl Criterion for Ofd {
         let (students, teachers) = inputs.layers()?;
         let teachers: Vec<&Tensor> = teachers.iter().map(AsRef::as_ref).collect();
         let margins: Vec<&Tensor> = connected.margins.iter().collect();
-        ofd(&students, &teachers, &margins, &connected.connectors[0])
+        ofd(&students, &teachers, &margins, inputs.of_layer(&connected.connectors)?)
     }
 }
 
@@ -103,7 +103,9 @@ fn known_margins(setup: &Setup<'_>) -> Result<Vec<Tensor>> {
         Some([scale, bias]) => {
             margins(&Tensor::new(scale, &Device::Cpu)?, &Tensor::new(bias, &Device::Cpu)?)
         }
-        None => estimated_margins(&maps[layer]),
+        None => estimated_margins(
+            maps.get(layer).ok_or_else(|| Error::internal("ofd: expected maps of each layer"))?,
+        ),
     };
     norms.into_iter().enumerate().map(of_layer).collect()
 }

@@ -62,7 +62,7 @@ impl Criterion for Reviewkd {
         let s = students.iter().map(|s| map(s)).collect::<Result<Vec<_>>>()?;
         let t = teachers.iter().map(|t| map(t)).collect::<Result<Vec<_>>>()?;
         let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (s.iter().collect(), t.iter().collect());
-        let mut found = reviewkd(&s, &t, &modules[0])?;
+        let mut found = reviewkd(&s, &t, inputs.of_layer(modules)?)?;
         for (gradient, student) in found.inputs.iter_mut().zip(students) {
             *gradient = gradient.reshape(student.shape())?;
         }

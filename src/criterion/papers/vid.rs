@@ -49,7 +49,7 @@ impl Criterion for Vid {
 
     fn evaluate(&self, inputs: &Comparison<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let (student, teacher) = inputs.pair()?;
-        vid(student, &teacher, &modules[inputs.layer], self.eps)
+        vid(student, &teacher, inputs.of_layer(modules)?, self.eps)
     }
 }
 

@@ -221,7 +221,7 @@ fn bytes_follow_layout_and_channel_order() {
 }
 
 #[test]
-fn normalisation_is_scale_mean_std_per_channel() {
+fn normalization_is_scale_mean_std_per_channel() {
     let nchw =
         normalize(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &[2, 4, 2, 4, 2, 4]).unwrap();
     assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! A node is named by its path of modules (`layer1.0.conv1`) and its output like the node. The
 //! output of a module carries the module's name, the outermost one's where several end together:
-//! `layer1` is what stage 1 gives, in a network of any depth. Initialisers are named as in PyTorch
+//! `layer1` is what stage 1 gives, in a network of any depth. Initializers are named as in PyTorch
 //! (`layer1.0.conv1.weight`).
 
 use super::init::{Init, Law};
@@ -20,7 +20,7 @@ const LOGITS: &str = "logits";
 const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 
-/// PyTorch's batch normalisation; ONNX counts the momentum from the other end.
+/// PyTorch's batch normalization; ONNX counts the momentum from the other end.
 const BATCH_NORM_EPSILON: f32 = 1e-5;
 const BATCH_NORM_MOMENTUM: f32 = 0.9;
 
@@ -172,7 +172,7 @@ impl Builder {
         Ok(self.node("Conv", name, inputs, attributes, [out, height, width]))
     }
 
-    /// Batch normalisation in training mode: it gives the new running statistics beside its output.
+    /// Batch normalization in training mode: it gives the new running statistics beside its output.
     pub(super) fn batch_norm(&mut self, name: &str, x: &Tensor) -> Result<Tensor> {
         let starts = [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)];
         let mut inputs = vec![x.name.clone()];
@@ -440,7 +440,7 @@ impl Builder {
         Ok(names)
     }
 
-    /// Adds a float initialiser and gives its name.
+    /// Adds a float initializer and gives its name.
     fn parameter(&mut self, name: String, shape: &[usize], law: Law) -> Result<String> {
         let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
         let bytes = count
@@ -459,7 +459,7 @@ impl Builder {
         Ok(name)
     }
 
-    /// Adds a vector of sizes as an int64 initialiser and gives its name.
+    /// Adds a vector of sizes as an int64 initializer and gives its name.
     fn sizes(&mut self, name: &str, sizes: &[usize]) -> String {
         let name = self.path(name);
         let bytes = sizes.iter().flat_map(|&size| signed(size).to_le_bytes()).collect();
@@ -467,7 +467,7 @@ impl Builder {
         name
     }
 
-    /// Adds an initialiser that is no parameter, once.
+    /// Adds an initializer that is no parameter, once.
     fn constant(&mut self, name: &str, data_type: DataType, shape: &[usize], bytes: Vec<u8>) {
         if self.initializers.iter().all(|known| known.name() != name) {
             self.initializers.push(TensorProto {

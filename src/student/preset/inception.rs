@@ -1,4 +1,4 @@
-//! Inception with batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167), and its two-branch
+//! Inception with batch normalization (Ioffe & Szegedy 2015, arXiv:1502.03167), and its two-branch
 //! form for small images, the student of the NST paper (Huang & Wang 2017, arXiv:1707.01219), as
 //! MXNet's model zoo has it.
 
@@ -141,7 +141,7 @@ fn branch(
     })
 }
 
-/// Convolution, batch normalisation and ReLU.
+/// Convolution, batch normalization and ReLU.
 fn conv(g: &mut Builder, name: &str, x: &Tensor, conv: Conv) -> Result<Tensor> {
     g.module(name, |g| {
         let x = g.conv("conv", x, conv)?;

@@ -45,9 +45,9 @@ const NAMES: &[(&str, &str)] = &[
     ("wrn-16-2", "wide ResNet, depth 16, width 2"),
     ("wrn-40-1", "wide ResNet, depth 40, width 1"),
     ("wrn-40-2", "wide ResNet, depth 40, width 2"),
-    ("vgg8", "VGG with batch normalisation, 8 layers"),
-    ("vgg11", "VGG with batch normalisation, 11 layers"),
-    ("vgg13", "VGG with batch normalisation, 13 layers"),
+    ("vgg8", "VGG with batch normalization, 8 layers"),
+    ("vgg11", "VGG with batch normalization, 11 layers"),
+    ("vgg13", "VGG with batch normalization, 13 layers"),
     ("resnet18", "ResNet, 4 stages of 2 basic blocks (small stem up to 64 px)"),
     ("resnet34", "ResNet, 4 stages of 3/4/6/3 basic blocks"),
     ("resnet50", "ResNet, 4 stages of 3/4/6/3 bottlenecks"),
@@ -55,7 +55,7 @@ const NAMES: &[(&str, &str)] = &[
     ("mobilenetv2-0.5", "MobileNetV2, width 0.5 (RepDistiller's up to 64 px)"),
     ("shufflenetv1", "ShuffleNet with 3 groups"),
     ("shufflenetv2", "ShuffleNet V2, width 1"),
-    ("inception-bn", "Inception with batch normalisation (two-branch form up to 64 px)"),
+    ("inception-bn", "Inception with batch normalization (two-branch form up to 64 px)"),
 ];
 
 /// A preset's name with a line about it, for help and completions: families (`resnetN`, `wrn-D-W`)
@@ -65,7 +65,7 @@ pub fn names() -> Vec<(&'static str, &'static str)> {
     NAMES.to_vec()
 }
 
-/// Builds a preset for images of `[channels, height, width]`, initialised from `seed` as PyTorch
+/// Builds a preset for images of `[channels, height, width]`, initialized from `seed` as PyTorch
 /// does for the same network.
 ///
 /// # Errors

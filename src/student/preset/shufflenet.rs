@@ -114,7 +114,7 @@ fn stem(small: bool) -> Conv {
     if small { Conv::new(24, 1) } else { Conv::new(24, 3).stride(2) }
 }
 
-/// Convolution, batch normalisation and ReLU, numbered from `first` on.
+/// Convolution, batch normalization and ReLU, numbered from `first` on.
 fn conv_relu(g: &mut Builder, first: usize, x: &Tensor, conv: Conv) -> Result<Tensor> {
     let x = g.conv(&first.to_string(), x, conv)?;
     let x = g.batch_norm(&(first + 1).to_string(), &x)?;

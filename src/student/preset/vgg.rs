@@ -1,4 +1,4 @@
-//! VGG with batch normalisation (Simonyan & Zisserman 2015, arXiv:1409.1556) and one linear layer,
+//! VGG with batch normalization (Simonyan & Zisserman 2015, arXiv:1409.1556) and one linear layer,
 //! as RepDistiller's. Parameters are named as there.
 
 use super::builder::{Builder, Conv, Tensor, Window};
@@ -29,7 +29,7 @@ pub(super) fn build(
         }
         x = g.module(&format!("block{stage}"), |g| {
             for layer in 0..count {
-                // a convolution, a batch normalisation and a ReLU count as three modules
+                // a convolution, a batch normalization and a ReLU count as three modules
                 x = g.conv(&(3 * layer).to_string(), &x, Conv::new(channels, 3).bias())?;
                 x = g.batch_norm(&(3 * layer + 1).to_string(), &x)?;
                 x = g.relu(&(3 * layer + 2).to_string(), &x);

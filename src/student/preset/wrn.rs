@@ -11,7 +11,7 @@ pub(super) fn parse(name: &str) -> Option<(usize, usize)> {
 }
 
 /// WRN-`depth`-`width`: three stages of 16, 32 and 64 times `width` channels. Outputs of the
-/// stages, the raw sums before the next batch normalisation: `block1` … `block3`.
+/// stages, the raw sums before the next batch normalization: `block1` … `block3`.
 pub(super) fn build(
     g: &mut Builder,
     x: &Tensor,

@@ -48,7 +48,7 @@ pub(super) struct Policy {
 
 impl Policy {
     pub(super) fn module(&self, index: usize) -> Result<&Module> {
-        self.modules.get(index).ok_or_else(|| Error::input("sakd: has no such module"))
+        self.modules.get(index).ok_or_else(|| Error::internal("sakd: has no such module"))
     }
 }
 
@@ -100,7 +100,7 @@ impl Learnable {
     pub(super) fn running(&mut self, term: usize) -> Result<&mut dyn Running> {
         match self.terms.get_mut(term) {
             Some(learned) => Ok(learned.running.as_mut()),
-            None => Err(Error::input("loss: expected what its criteria learn")),
+            None => Err(Error::internal("loss: expected what its criteria learn")),
         }
     }
 

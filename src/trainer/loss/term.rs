@@ -83,7 +83,10 @@ impl Term {
     fn targets<'a>(&self, batch: &'a Batch) -> Result<Vec<Target<'a>>> {
         let of_site = |site: &Site| {
             site.teacher.of(batch).ok_or_else(|| {
-                Error::input(format!("criterion {}: the batch lacks a teacher's tensor", self.name))
+                Error::internal(format!(
+                    "criterion {}: the batch lacks a teacher's tensor",
+                    self.name
+                ))
             })
         };
         self.sites.iter().map(of_site).collect()
@@ -156,7 +159,7 @@ fn whole<'a>(target: &Target<'a>) -> Result<&'a Tensor> {
     match target {
         Target::Tensor(tensor) => Ok(tensor),
         Target::Statistics(_) => {
-            Err(Error::input("sakd: expected the teacher's features, found statistics of them"))
+            Err(Error::internal("sakd: expected the teacher's features, found statistics of them"))
         }
     }
 }
@@ -178,7 +181,7 @@ fn gated(
     };
     let first = [gram, mean, attention].into_iter().flatten().next();
     let first =
-        first.ok_or_else(|| Error::input("sakd: the batch lacks the statistics of a map"))?;
+        first.ok_or_else(|| Error::internal("sakd: the batch lacks the statistics of a map"))?;
     sakd::gated(student, first, gate, |student, _, selected| {
         let index = Tensor::new(selected, first.device())?;
         let select = |tensor: Option<&Tensor>| {

@@ -67,7 +67,7 @@ impl Optimizer {
     /// When their number differs from that of the parameters.
     pub fn with_factors(self, factors: Vec<Factors>) -> Result<Self> {
         if factors.len() != self.parameters.len() {
-            return Err(Error::input(format!(
+            return Err(Error::internal(format!(
                 "optimizer: expected factors for {} parameters, found {}",
                 self.parameters.len(),
                 factors.len()
@@ -83,7 +83,7 @@ impl Optimizer {
     /// When a gradient has a different shape or type from its parameter.
     pub fn update(&mut self, gradients: &[Option<Tensor>], lr: f64, scale: f64) -> Result<()> {
         if gradients.len() != self.parameters.len() {
-            return Err(Error::input(format!(
+            return Err(Error::internal(format!(
                 "optimizer: expected {} gradients, found {}",
                 self.parameters.len(),
                 gradients.len()
@@ -91,8 +91,10 @@ impl Optimizer {
         }
         // only a backward pass creates a gradient store in candle
         let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
-        for (parameter, gradient) in self.parameters.iter().zip(gradients) {
+        for (index, (parameter, gradient)) in self.parameters.iter().zip(gradients).enumerate() {
             if let Some(gradient) = gradient {
+                // here, since what goes through candle keeps no kind of error
+                self.check(index, gradient)?;
                 store.insert(parameter, gradient.clone());
             }
         }
@@ -101,36 +103,34 @@ impl Optimizer {
         Ok(self.step(&store)?)
     }
 
+    /// Whether a gradient is one of this parameter.
+    fn check(&self, index: usize, gradient: &Tensor) -> Result<()> {
+        let parameter = &self.parameters[index];
+        if gradient.shape() == parameter.shape() && gradient.dtype() == parameter.dtype() {
+            return Ok(());
+        }
+        Err(Error::internal(format!(
+            "optimizer: expected a gradient {:?} {:?}, found {:?} {:?}",
+            parameter.dtype(),
+            parameter.shape(),
+            gradient.dtype(),
+            gradient.shape()
+        )))
+    }
+
     /// Updates one parameter.
     fn advance(&self, index: usize, gradient: &Tensor) -> Result<()> {
         let (parameter, factors) = (&self.parameters[index], self.factors[index]);
         let recipe = self.recipe.with_decay(factors.decay);
         let (lr, scale) = (self.recipe.lr() * factors.lr, self.scale);
-        if gradient.shape() != parameter.shape() || gradient.dtype() != parameter.dtype() {
-            return Err(Error::input(format!(
-                "optimizer: expected a gradient {:?} {:?}, found {:?} {:?}",
-                parameter.dtype(),
-                parameter.shape(),
-                gradient.dtype(),
-                gradient.shape()
-            )));
-        }
         let slots: Vec<&Var> =
             self.state.iter().skip(index).step_by(self.parameters.len()).collect();
         if !parameter.device().is_cpu() {
             return tensor::step(&recipe, parameter, &slots, gradient, [lr, scale], self.steps);
         }
-        let (held, gradient) = (gradient.contiguous()?, gradient.dtype());
-        let held = data(&held)?;
-        typed!(gradient, |T| step::<T>(
-            &recipe,
-            parameter,
-            &slots,
-            held.of()?,
-            lr,
-            scale,
-            self.steps
-        ))
+        let (dtype, dense) = (gradient.dtype(), gradient.contiguous()?);
+        let held = data(&dense)?;
+        typed!(dtype, |T| step::<T>(&recipe, parameter, &slots, held.of()?, lr, scale, self.steps))
     }
 
     /// Steps taken.
@@ -168,6 +168,7 @@ impl candle_nn::Optimizer for Optimizer {
         self.steps += 1;
         for (index, parameter) in self.parameters.iter().enumerate() {
             if let Some(gradient) = grads.get(parameter) {
+                self.check(index, gradient).map_err(candle_core::Error::wrap)?;
                 self.advance(index, gradient).map_err(candle_core::Error::wrap)?;
             }
         }
@@ -233,7 +234,7 @@ fn step<T: Element>(
         }
         OptimizerRecipe::Adamw { betas: [beta1, beta2], eps, weight_decay, .. } => {
             let [first, second] = slots else {
-                return Err(Error::input("optimizer: state is missing"));
+                return Err(Error::internal("optimizer: state is missing"));
             };
             let steps = i32::try_from(steps).unwrap_or(i32::MAX);
             let rate = T::of(lr / (1.0 - beta1.powi(steps)));

@@ -31,7 +31,7 @@ pub(super) fn step(
         }
         OptimizerRecipe::Adamw { betas: [beta1, beta2], eps, weight_decay, .. } => {
             let &[first, second] = slots else {
-                return Err(Error::input("optimizer: state is missing"));
+                return Err(Error::internal("optimizer: state is missing"));
             };
             let steps = i32::try_from(steps).unwrap_or(i32::MAX);
             let (rate, correction) =

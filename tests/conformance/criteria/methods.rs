@@ -374,7 +374,7 @@ impl Run<'_> {
             options,
         )?;
         let [memory_s, memory_t] = memory.tensors()?;
-        let z: Vec<f64> = memory.log_normalizers.ok_or("no normalisers")?.map(f64::exp).to_vec();
+        let z: Vec<f64> = memory.log_normalizers.ok_or("no normalizers")?.map(f64::exp).to_vec();
         let z = Tensor::new(z, &candle_core::Device::Cpu)?;
         Ok(Computed::new(&["s"], found)
             .output("memory_s", memory_s)

@@ -26,7 +26,7 @@ fn value(name: &str, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
     declared(name, element, shape)
 }
 
-/// A graph being written. Names of initialisers that begin with `p` train, whatever place they
+/// A graph being written. Names of initializers that begin with `p` train, whatever place they
 /// stand in.
 #[derive(Debug, Clone)]
 pub struct Net {

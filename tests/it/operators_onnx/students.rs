@@ -25,7 +25,7 @@ impl Net {
     }
 }
 
-/// The student of a net with nothing asked for by name: what trains is recognised by its place.
+/// The student of a net with nothing asked for by name: what trains is recognized by its place.
 pub(super) fn import(net: &Net, dtype: DType) -> Student {
     Student::import(&net.model(), &ImportOptions { dtype, ..ImportOptions::default() }).unwrap()
 }
@@ -85,7 +85,7 @@ fn two_inputs_are_taken_in_the_graphs_order() {
 }
 
 /// Tokens and a mask: embedding, positions by Gather of constants, masked self-attention, layer
-/// normalisation, mean over the tokens that count.
+/// normalization, mean over the tokens that count.
 #[test]
 fn tokens_are_embedded_and_attended_to() {
     let mut net = Net::new(17);
@@ -185,7 +185,7 @@ fn one_filter_may_be_used_twice() {
     trains(&net, &["conv.weight", "fc.weight"]);
 }
 
-/// A wave: 1-D convolutions with a group and a stride, batch and instance normalisation, pooling
+/// A wave: 1-D convolutions with a group and a stride, batch and instance normalization, pooling
 /// over time.
 #[test]
 fn waves_are_convolved_in_one_dimension() {
@@ -240,7 +240,7 @@ fn waves_are_convolved_in_one_dimension() {
 }
 
 /// An encoder and a decoder: transposed convolution, resizing to the size of the skip,
-/// concatenation, group normalisation, a shuffle of pixels.
+/// concatenation, group normalization, a shuffle of pixels.
 #[test]
 fn a_decoder_joins_its_encoder() {
     let mut net = Net::new(18);
@@ -281,7 +281,7 @@ fn a_decoder_joins_its_encoder() {
     trains(&net, &["enc.weight", "gn.bias", "gn.weight", "out.weight", "up.weight"]);
 }
 
-/// Layer normalisation over channels as older exports write it, a layer scale, Gelu by Erf, squeeze
+/// Layer normalization over channels as older exports write it, a layer scale, Gelu by Erf, squeeze
 /// and excitation by hard functions.
 #[test]
 fn decomposed_normalisation_and_gates() {
@@ -296,14 +296,14 @@ fn decomposed_normalisation_and_gates() {
     );
     net.node("Transpose", &["a"], &["t"], vec![ints("perm", &[0, 2, 3, 1])]);
     net.node("ReduceMean", &["t"], &["mean"], vec![ints("axes", &[-1])]);
-    net.node("Sub", &["t", "mean"], &["centred"], vec![]);
+    net.node("Sub", &["t", "mean"], &["centered"], vec![]);
     net.float("two", &[], &[2.0]);
-    net.node("Pow", &["centred", "two"], &["square"], vec![]);
+    net.node("Pow", &["centered", "two"], &["square"], vec![]);
     net.node("ReduceMean", &["square"], &["variance"], vec![ints("axes", &[-1])]);
     net.float("eps", &[], &[1e-6]);
     net.node("Add", &["variance", "eps"], &["shifted"], vec![]);
     net.node("Sqrt", &["shifted"], &["std"], vec![]);
-    net.node("Div", &["centred", "std"], &["normal"], vec![]);
+    net.node("Div", &["centered", "std"], &["normal"], vec![]);
     net.weight("ln.weight", &[3]);
     net.weight("ln.bias", &[3]);
     net.node("Mul", &["normal", "ln.weight"], &["scaled"], vec![]);
@@ -429,7 +429,7 @@ fn export_keeps_booleans_and_unread_statistics() {
     assert_eq!(net.runtime_of(&exported).unwrap(), net.runtime().unwrap());
 }
 
-/// A group normalisation as exporters write it before opset 18: the scale of 1 and the bias of 0
+/// A group normalization as exporters write it before opset 18: the scale of 1 and the bias of 0
 /// inside do not train, the affine part does.
 #[test]
 fn a_group_normalisation_in_disguise_has_one_affine_part() {

@@ -16,6 +16,7 @@ use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::formula::{Guard, rows, same_batch, unit_rows};
 use crate::criterion::math::init::Init;
 use crate::criterion::math::module::Module;
+use crate::criterion::math::tensor::{same_shape, values};
 use crate::criterion::settings::{ABOVE_0, POSITIVE, SHARE, settings};
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -67,7 +68,9 @@ impl Criterion for Crd {
         let (student, teacher) = inputs.pair()?;
         let Contrast { embeddings, banks, negatives } = contrast;
         let indices = negatives.draw(inputs.samples.rows, inputs.samples.step, self.negatives)?;
-        let (embeddings, bank) = (&embeddings[inputs.layer], &mut banks[inputs.layer]);
+        let embeddings = inputs.of_layer(embeddings)?;
+        let bank = banks.get_mut(inputs.layer);
+        let bank = bank.ok_or_else(|| Error::internal("crd: expected a bank of its layer"))?;
         crd(student, &teacher, embeddings, bank, &indices, self.into())
     }
 }
@@ -105,6 +108,9 @@ impl Memory for Contrast {
     }
 
     fn restore(&mut self, tensors: Vec<Tensor>) -> Result<()> {
+        if tensors.len() != 3 * self.banks.len() {
+            return Err(Error::internal("crd: expected three tensors of each bank"));
+        }
         for (bank, tensors) in self.banks.iter_mut().zip(tensors.chunks_exact(3)) {
             *bank = Bank::of(&tensors[0], &tensors[1])?;
             bank.log_normalizers = match tensors[2].to_vec1::<f64>()?[..] {
@@ -175,14 +181,11 @@ impl Bank {
     /// # Errors
     /// When the shapes disagree or are empty.
     pub fn of(student: &Tensor, teacher: &Tensor) -> Result<Self> {
-        crate::criterion::math::tensor::same_shape(student, teacher, "crd: memories")?;
+        same_shape(student, teacher, "crd: memories")?;
         match *student.dims() {
             [samples, width] if samples > 0 && width > 0 => Ok(Self {
                 width,
-                embeddings: [
-                    crate::criterion::math::tensor::values(student)?,
-                    crate::criterion::math::tensor::values(teacher)?,
-                ],
+                embeddings: [values(student)?, values(teacher)?],
                 log_normalizers: None,
             }),
             ref other => Err(Error::input(format!(
@@ -273,7 +276,7 @@ pub fn crd(
                     f.dim(1)?
                 )));
             }
-            let values = crate::criterion::math::tensor::values::<f64>(&f)?;
+            let values = values::<f64>(&f)?;
             let normalizer = memory.log_normalizers.map(|n| n[side]);
             let scores = Scores {
                 memory,

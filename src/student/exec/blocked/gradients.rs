@@ -47,7 +47,7 @@ impl<'a> Gradients<'a> {
     pub(super) fn map(&self, dy: Vec<Option<TensorGradient>>) -> Result<MapGradient> {
         match dy.into_iter().next().flatten() {
             Some(gradient) => self.as_map(gradient),
-            None => Err(Error::input("output has no gradient")),
+            None => Err(Error::internal("output has no gradient")),
         }
     }
 

@@ -48,7 +48,8 @@ impl<'a> SlotValues<'a> {
         if let Some(map) = &slot.map {
             return Ok(map.clone());
         }
-        let dense = slot.dense.as_ref().ok_or_else(|| Error::input("an input was not computed"))?;
+        let dense =
+            slot.dense.as_ref().ok_or_else(|| Error::internal("an input was not computed"))?;
         let map = Lazy::from_tensor(dense, self.arena)?;
         slot.map = Some(map.clone());
         Ok(map)
@@ -67,7 +68,7 @@ impl<'a> SlotValues<'a> {
         if let Some(dense) = &slot.dense {
             return Ok(dense.clone());
         }
-        let map = slot.map.as_ref().ok_or_else(|| Error::input("an input was not computed"))?;
+        let map = slot.map.as_ref().ok_or_else(|| Error::internal("an input was not computed"))?;
         let dense = map.to_tensor()?;
         slot.dense = Some(dense.clone());
         Ok(dense)
@@ -80,7 +81,7 @@ impl<'a> SlotValues<'a> {
             .first()
             .copied()
             .flatten()
-            .ok_or_else(|| Error::input("output is not used"))?;
+            .ok_or_else(|| Error::internal("output is not used"))?;
         let map = map::of_shape(self.shape(id)?)?;
         Ok((map, self.arena.take(map.len())))
     }
@@ -90,7 +91,7 @@ impl<'a> SlotValues<'a> {
             .shapes
             .get(&id)
             .map(Vec::as_slice)
-            .ok_or_else(|| Error::input("a tensor has no shape"))
+            .ok_or_else(|| Error::internal("a tensor has no shape"))
     }
 
     /// Stores a step's first output as a map.

@@ -290,7 +290,7 @@ fn channels(pair: &Pair) -> [usize; 2] {
 /// The student's and the teacher's tensor of a site.
 fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
     let Some(Target::Tensor(teacher)) = site.teacher.of(batch) else {
-        return Err(Error::input("sakd: the batch lacks a tensor of the teacher"));
+        return Err(Error::internal("sakd: the batch lacks a tensor of the teacher"));
     };
     let student = pass.value(site.student)?.to_device(&Device::Cpu)?;
     let teacher = teacher.to_dtype(student.dtype())?;

@@ -81,7 +81,7 @@ fn case(operator: &'static str, shapes: &[&[usize]]) -> Case {
 }
 
 impl Case {
-    /// The graph of this one operator; floats are initialisers that train.
+    /// The graph of this one operator; floats are initializers that train.
     pub fn net(&self, opset: i64) -> Net {
         let mut net = Net::new(opset);
         let mut random = Random(11);
@@ -199,7 +199,7 @@ pub fn cases() -> Vec<Case> {
     [
         convolutions(),
         transposed_convolutions(),
-        normalisations(),
+        normalizations(),
         activations(),
         functions(),
         arithmetic(),
@@ -298,7 +298,7 @@ fn transposed_convolutions() -> Vec<Case> {
     ]
 }
 
-fn normalisations() -> Vec<Case> {
+fn normalizations() -> Vec<Case> {
     vec![
         case("BatchNormalization", &[&[3, 2, 3, 2], &[2], &[2], &[2], &[2]]).at(&[9, 14, 15]),
         case("BatchNormalization", &[&[5, 3], &[3], &[3], &[3], &[3]]).float("epsilon", 0.1),
