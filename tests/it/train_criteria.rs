@@ -1,6 +1,6 @@
-//! Every criterion of the catalogue trains a student from a cache: its loss falls, a run that is
-//! stopped and resumed on other threads ends in the same bits, and nothing that it learned is in the
-//! exported student.
+//! Every criterion of the registry trains a student from a cache: its loss falls, a run that is
+//! stopped and resumed on other threads ends in the same bits, and nothing that it learned is in
+//! the exported student.
 
 #![allow(
     clippy::unwrap_used,

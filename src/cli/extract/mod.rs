@@ -125,8 +125,8 @@ pub struct Args {
     /// those that have changed
     #[arg(long)]
     refresh: bool,
-    /// File with the teacher's classes, one per line in the order of its logits, to which the data's
-    /// class names are mapped
+    /// File with the teacher's classes, one per line in the order of its logits, to which the
+    /// data's class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Where the teacher runs: cpu, cuda, cuda:1, tensorrt, tensorrt:1 or auto

@@ -100,7 +100,7 @@ impl OnDevice<MatMul> {
         Ok(t.reshape(shape)?.broadcast_as(full)?.contiguous()?.reshape(((), rows, columns))?)
     }
 
-    /// The adjoint of [`MatMul::batch`].
+    /// The adjoint of `batch`.
     fn own(&self, t: &Tensor, shape: &[usize], own: &[usize]) -> Result<Tensor> {
         if self.0.shared_right() {
             return Ok(t.reshape(own)?);
