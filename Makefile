@@ -101,10 +101,10 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz; no nightly c
 
 PEERS ?= ../shared/bench
 
-# PEERS: the folder of torch_step.py; PYTHON: one that has torch
 bench: build ## Build target/release/examples/bench, which measures what peers do too
 	$(CARGO) build --release --locked --example bench
 
+# PEERS: the folder of torch_step.py; PYTHON: one that has torch
 bench-peers: bench ## Training and distillation steps in PyTorch and here, in turn
 	scripts/bench-peers.py --peers $(PEERS) $(if $(PYTHON),--python $(PYTHON))
 
