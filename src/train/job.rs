@@ -111,6 +111,9 @@ impl Settled {
             return Err(Error::input("train: expected a cache or a data set, found neither")
                 .hint("write --cache DIR, or --data SPEC for training without a teacher"));
         }
+        if job.cache.is_some() && job.data.is_some() {
+            return Err(Error::input("train: expected a cache or a data set, found both"));
+        }
         let device = device::training(job.device, host.monitor)?;
         Ok(Self { job: job.clone(), recipe, teacher, test, device })
     }

@@ -2,8 +2,7 @@
 
 use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::elements::count;
-use crate::criterion::math::evaluation::Evaluation;
-use crate::criterion::math::evaluation::Loss;
+use crate::criterion::math::evaluation::{Evaluation, Loss};
 use crate::criterion::math::tensor::{
     check_dtype, rows_and_classes, same_shape, tensor_like, values,
 };

@@ -6,8 +6,7 @@
 
 use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
 use crate::criterion::math::elements::count;
-use crate::criterion::math::evaluation::Evaluation;
-use crate::criterion::math::evaluation::Loss;
+use crate::criterion::math::evaluation::{Evaluation, Loss};
 use crate::criterion::math::formula::same_batch;
 use crate::criterion::math::tensor::{tensor_like, values};
 use crate::criterion::settings::{NOT_NEGATIVE, settings};

@@ -12,8 +12,7 @@ pub use policy::{PolicyOptions, policy, policy_pullback, policy_scores, policy_s
 
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::elements::count;
-use crate::criterion::math::evaluation::Evaluation;
-use crate::criterion::math::evaluation::Loss;
+use crate::criterion::math::evaluation::{Evaluation, Loss};
 use crate::criterion::math::formula::{relu, rows};
 use crate::criterion::math::init::Init;
 use crate::criterion::math::module::{Layer, Module, regressor_between};

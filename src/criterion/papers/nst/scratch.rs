@@ -2,8 +2,7 @@
 
 use super::NstOptions;
 use super::count;
-use super::kernel::Kernel;
-use super::kernel::Sigma;
+use super::kernel::{Kernel, Sigma};
 use super::maps::Maps;
 use crate::kernel::elementwise::dot;
 use crate::tensor::Element;

@@ -3,10 +3,9 @@ use crate::array::{Array, Values};
 use crate::cache::{Codec, TapRecord, testing};
 use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
+    ValueInfoProto, attribute_proto::AttributeType, type_proto,
 };
-use crate::onnx::proto::{TypeProto, attribute_proto::AttributeType, type_proto};
 use crate::onnx::tap::Role;
 use crate::onnx::{Model, tensor_proto};
 use crate::statistic::Statistic;
