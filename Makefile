@@ -15,7 +15,7 @@ LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
 .PHONY: help build demo test test-python test-slow check-students check conformance accuracy fuzz \
-  durability bench bench-peers onnxruntime clean
+  durability bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -101,11 +101,8 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz; no nightly c
 
 PEERS ?= ../shared/bench
 
-bench: build ## Build target/release/examples/bench, which measures what peers do too
-	$(CARGO) build --release --locked --example bench
-
 # PEERS: the folder of torch_step.py; PYTHON: one that has torch
-bench-peers: bench ## Training and distillation steps in PyTorch and here, in turn
+bench-peers: build ## Training and distillation steps in PyTorch and here, in turn
 	scripts/bench-peers.py --peers $(PEERS) $(if $(PYTHON),--python $(PYTHON))
 
 clean: ## Remove what was built (not caches and runs)

@@ -541,6 +541,18 @@ def criteria(a, every):
         table(["criterion", *times, "PyTorch MB", "ours MB", "ratio", "loss differs by"], rows)
 
 
+def benchmarks():
+    """Builds the bench target `peers` and returns where cargo put it."""
+    command = "cargo build --release --locked --bench peers --message-format json".split()
+    built = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    artifacts = [json.loads(line) for line in built.splitlines()]
+    return next(
+        one["executable"]
+        for one in artifacts
+        if one["reason"] == "compiler-artifact" and one["target"]["kind"] == ["bench"]
+    )
+
+
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -551,9 +563,7 @@ def main():
         help="folder with torch_step.py and torch_online_nst.py; not for criteria",
     )
     p.add_argument("--binary", default="target/release/nst-cache")
-    p.add_argument(
-        "--bench", default="target/release/examples/bench", help="built by `make bench`"
-    )
+    p.add_argument("--bench", help="our benchmarks' program [default: cargo builds it]")
     p.add_argument("--python", help="a Python that has torch and torchvision")
     p.add_argument(
         "--only",
@@ -579,6 +589,7 @@ def main():
         os.environ.setdefault("ORT_DYLIB_PATH", str(library))
     if a.only != "criteria" and not a.peers:
         p.error("--peers: the folder of the scripts")
+    a.bench = a.bench or benchmarks()
     with tempfile.TemporaryDirectory() as folder:
         a.python = a.python or environment(folder)
         every = []

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One distillation criterion in PyTorch on the CPU: time and memory of its loss, forward, and of
 its gradients, for the student's tensors and for what it learns, from the very tensors and weights
-that `bench criteria NAME --save FILE` writes (`make bench` builds it).
+that `cargo bench --bench peers -- criteria NAME --save FILE` writes.
 
     torch_criteria.py at.safetensors --threads 1 --steps 10
 

@@ -1,8 +1,8 @@
-//! `bench`: the figures that are compared with other tools (docs/performance.md, `make
+//! The figures that are compared with other tools (docs/performance.md, `make
 //! bench-peers`).
 //!
 //! ```text
-//! cargo run --release --example bench -- step --model resnet20 --threads 1
+//! cargo bench --bench peers -- step --model resnet20 --threads 1
 //! ```
 
 #![allow(clippy::print_stderr, reason = "a program")]
@@ -58,6 +58,9 @@ struct Line {
     /// No notes: warnings and errors alone
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// What `cargo bench` adds
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -81,6 +84,9 @@ enum What {
 /// Notes and warnings go to stderr; there are no bars, which would take part of what is measured.
 struct Notes {
     quiet: bool,
+    /// What `cargo bench` adds
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
 }
 
 impl Monitor for Notes {

@@ -1,4 +1,4 @@
-//! The benchmarks: what each criterion takes in a process of its own, and what is refused. Neuron
+//! The benchmarks, with `NST_SLOW` (a program to link): what each criterion takes in a process of its own, and what is refused. Neuron
 //! selectivity transfer is held to a gigabyte at a size whose `[batch, channels, channels,
 //! positions]` tensor would take 17 GB three times over.
 
@@ -7,24 +7,31 @@
 #[path = "../../benches/peers/summary.rs"]
 mod summary;
 
-use crate::support::{PROGRAM, Ran, committed};
-use serde_json::Value;
+use crate::support::{PROGRAM, Ran, committed, is_slow};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use summary::{Summary, summary};
 
-/// The program of the benchmarks. `cargo test` builds it beside the tests, `cargo test --test it`
-/// doesn't; and one that was built before the last change would say nothing.
+/// The program of the benchmarks, which `cargo test` doesn't build.
 static BENCH: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(PROGRAM).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--example", "bench"]).current_dir(committed(""));
-    if folder.ends_with("release") {
+    cargo
+        .args(["build", "--quiet", "--locked", "--bench", "peers", "--message-format", "json"])
+        .current_dir(committed(""));
+    if Path::new(PROGRAM).parent().unwrap().ends_with("release") {
         cargo.arg("--release");
     }
-    assert!(cargo.status().unwrap().success(), "the benchmarks cannot be built");
-    folder.join("examples/bench")
+    let built = cargo.output().unwrap();
+    assert!(built.status.success(), "the benchmarks cannot be built");
+    let artifacts = String::from_utf8(built.stdout).unwrap();
+    let bench = artifacts
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find(|artifact| artifact["target"]["kind"] == json!(["bench"]))
+        .expect("the bench target");
+    PathBuf::from(bench["executable"].as_str().unwrap())
 });
 
 fn criteria(line: &str) -> Ran {
@@ -35,6 +42,9 @@ fn criteria(line: &str) -> Ran {
 
 #[test]
 fn large_maps_take_less_than_a_gigabyte() {
+    if !is_slow() {
+        return;
+    }
     for kernel in ["linear", "poly", "gauss"] {
         let line = format!("nst-{kernel} --pair wide --batch 64 --warmup 0 --steps 1");
         let row = criteria(&line).expect(0).json();
@@ -48,6 +58,9 @@ fn large_maps_take_less_than_a_gigabyte() {
 
 #[test]
 fn several_criteria_are_measured_one_process_each() {
+    if !is_slow() {
+        return;
+    }
     let shapes = "--pair wrn-40-2-wrn-40-1 --batch 3 --warmup 0 --steps 1 --threads 1";
     // FSP asks for the same channels: it is left out
     let rows = criteria(&format!("kd fsp sp at:p=2,weight=3 {shapes}")).expect(0).json();
@@ -65,6 +78,9 @@ fn several_criteria_are_measured_one_process_each() {
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
+    if !is_slow() {
+        return;
+    }
     criteria("nosuch").expect(2).says(&["nosuch", "kd"]);
     criteria("kd at --save x.safetensors").expect(2).says(&["--save", "expected one criterion"]);
     criteria("fsp --pair wide").expect(2).says(&["fsp", "two layers"]);
