@@ -84,9 +84,6 @@ enum What {
 /// Notes and warnings go to stderr; there are no bars, which would take part of what is measured.
 struct Notes {
     quiet: bool,
-    /// What `cargo bench` adds
-    #[arg(long, global = true, hide = true)]
-    bench: bool,
 }
 
 impl Monitor for Notes {
