@@ -248,7 +248,8 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
             let (start, before) = (Instant::now(), batches.waited());
             let batch = batches.take()?;
             let clock = Clock { step, steps_per_epoch: steps.per_epoch(), total_steps };
-            let settings = Settings { clock, lr, clip: recipe.clip, seed: step as u64 };
+            let (clip, classes) = (recipe.clip, Some(student.logits()));
+            let settings = Settings { clock, lr, clip, classes, seed: step as u64 };
             let stepped = step::step(
                 &student,
                 &objective,

@@ -143,6 +143,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> CachePlan {
                 tensor: alias(stage),
                 role: Role::Map,
                 stage: Some(stage + 1),
+                output: false,
                 map: None,
                 batch_norm: None,
             })

@@ -26,7 +26,7 @@ pub fn model(bytes: &[u8]) {
     let mut shapes: HashMap<String, Vec<Option<usize>>> =
         names.into_iter().map(|name| (name, vec![None, Some(8), Some(4), Some(4)])).collect();
     shapes.extend(model.outputs().into_iter().map(|value| (value.name, sizes(&value.shape))));
-    let _ = tap::candidates(&model, &shapes);
+    let _ = tap::candidates(&model, &shapes, None);
     let known = shapes
         .into_iter()
         .map(|(name, shape)| (name, shape.into_iter().map(|n| n.unwrap_or(2)).collect()))

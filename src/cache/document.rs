@@ -195,12 +195,12 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused_with_its_version_even_with_unknown_fields() {
-        let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
+        let body = br#"{"format":8,"tool":"nst-cache 9.0.0","surprise":1}"#;
         let bytes = frame(KEY, body);
         let known = Manifest::FORMAT_LAST;
         assert_eq!(
             decode(&bytes),
-            Err(format!("expected format 1 to {known}, found format 7 written by nst-cache 9.0.0"))
+            Err(format!("expected format 1 to {known}, found format 8 written by nst-cache 9.0.0"))
         );
     }
 

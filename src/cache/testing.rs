@@ -67,6 +67,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
             tensor: "/conv/Relu_output_0".into(),
             role: Role::Map,
             stage: Some(1),
+            output: false,
             map: None,
             batch_norm: None,
         }],

@@ -102,7 +102,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
             model,
             parameters: report.parameters,
             train_seconds: report.outcome.seconds,
-            parity: report.parity.max_difference,
+            parity: report.parity.max_difference(),
         });
     }
     let report = Report {

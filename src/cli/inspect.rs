@@ -172,20 +172,9 @@ fn document(
         Some(Dim::Symbol(name)) => Some(name.clone()),
         _ => None,
     });
-    let no_table = || {
-        let reason = if model.outputs().is_empty() {
-            "the model has no output"
-        } else {
-            "the first output is not [batch, classes]"
-        };
-        reason.to_owned()
-    };
     let declared = refusal.is_some().then(|| declared(model));
     let shapes = declared.as_ref().unwrap_or(&probe.shapes);
-    let logits = logits::of_output(model)
-        .ok_or_else(no_table)
-        .and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)));
-    let (logits, logits_note) = match logits {
+    let (logits, logits_note) = match logits::find(model, shapes, 0) {
         Ok(logits) => (Some(logits.clone()), logits.note),
         Err(reason) => (None, Some(reason)),
     };
@@ -196,14 +185,14 @@ fn document(
         outputs: model.outputs().into_iter().map(port).collect(),
         parameters: cost::parameters(model),
         macs: cost::macs(model, &probe.observed, probe.observed_batch),
+        taps: tap::candidates(model, &probe.shapes, logits.as_ref().map(|l| l.tensor.as_str()))
+            .into_iter()
+            .map(|tap| row(tap, batch_name.as_deref()))
+            .collect(),
         ends_in_softmax: logits.as_ref().is_some_and(|logits| logits.ends_in_softmax),
         logits_made_of: logits.as_ref().and_then(|logits| logits.conversion),
         logits: logits.map(|logits| logits.tensor),
         logits_note,
-        taps: tap::candidates(model, &probe.shapes)
-            .into_iter()
-            .map(|tap| row(tap, batch_name.as_deref()))
-            .collect(),
         refused: probe
             .refused
             .into_iter()
@@ -278,7 +267,7 @@ fn bytes(tap: &Tap) -> Bytes {
         Role::Tokens => {
             tap.grid.map(|[h, w]| h.saturating_mul(w)).or(tap.shape.get(1).copied().flatten())
         }
-        Role::Volume | Role::Vector | Role::Logits => None,
+        Role::Volume | Role::Values | Role::Vector | Role::Logits => None,
     };
     Bytes {
         features: elements.saturating_mul(2),
@@ -465,6 +454,7 @@ fn role(tap: &TapRow) -> String {
         (Role::Volume, ..) => "volume".to_owned(),
         (Role::Tokens, _, Some([height, width])) => format!("tokens of {height}x{width}"),
         (Role::Tokens, ..) => "tokens".to_owned(),
+        (Role::Values, ..) => "values".to_owned(),
         (Role::Vector, ..) => "vector".to_owned(),
         (Role::Logits, ..) => "logits".to_owned(),
     }
@@ -517,6 +507,7 @@ mod tests {
             grid: None,
             stage: None,
             suggested: false,
+            output: false,
         }
     }
 

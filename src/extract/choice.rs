@@ -9,9 +9,9 @@ use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap, TapChoice};
-use crate::recipe::{Extract, Keep};
+use crate::recipe::{Extract, Keep, LogitsChoice};
 use crate::runtime::Probe;
-use crate::statistic::Statistic;
+use crate::statistic::{LOGITS, Statistic};
 
 /// The arrays that are kept, and the taps of which a form is still to be chosen: for those, the
 /// arrays of all forms are among the outputs.
@@ -35,15 +35,24 @@ pub(super) struct Undecided {
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, it cannot be pooled as asked, or the
-/// cache has another tap of its name.
+/// cache has another tap of its name. `classes`: how many the data has, 0 if unknown.
 pub(super) fn choose(
     recipe: &Extract,
     model: &Model,
     probe: &Probe,
+    classes: usize,
     existing: Option<&Manifest>,
     monitor: &dyn Monitor,
 ) -> Result<Choice> {
-    let candidates = tap::candidates(model, &probe.shapes);
+    let is_asked = existing.is_none() || recipe.logits != LogitsChoice::Auto;
+    let logits =
+        if is_asked { choose_logits(recipe, model, probe, classes, monitor)? } else { None };
+    let kept = existing.and_then(|m| m.view_arrays.iter().find(|spec| spec.path == LOGITS));
+    let tensor = match &logits {
+        Some(output) => Some(output.tensor.as_str()),
+        None => kept.and_then(|spec| spec.tensor.as_deref()),
+    };
+    let candidates = tap::candidates(model, &probe.shapes, tensor);
     let mut outputs = Vec::new();
     if let Some(manifest) = existing {
         for spec in manifest.view_arrays.iter().filter(|spec| resolve::is_output(spec)) {
@@ -57,7 +66,7 @@ pub(super) fn choose(
         let Some(KeptTap { alias, form, .. }) = tap.tap() else { continue };
         let there: Vec<Statistic> =
             outputs.iter().filter(|o| o.alias() == Some(alias)).map(Output::statistic).collect();
-        refuse_statistics_of_volume(recipe, &tap)?;
+        refuse_statistics_of_whole(recipe, &tap)?;
         let ways = match form {
             TapForm::Map(_) => ways::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
             _ if there.is_empty() => vec![vec![Statistic::Features]],
@@ -80,8 +89,6 @@ pub(super) fn choose(
             unread.join(", ")
         ));
     }
-    let is_asked = existing.is_none() || recipe.logits.is_some();
-    let logits = if is_asked { choose_logits(recipe, model, probe, monitor)? } else { None };
     if let Some(logits) = logits {
         refuse_another(recipe, &outputs, &logits)?;
         if outputs.iter().all(|there| there.tap().is_some()) {
@@ -95,9 +102,9 @@ pub(super) fn choose(
     Ok(Choice { outputs, undecided })
 }
 
-/// Refuses statistics of a volume.
-fn refuse_statistics_of_volume(recipe: &Extract, tap: &Output) -> Result<()> {
-    let Some(KeptTap { alias, form: TapForm::Volume, .. }) = tap.tap() else { return Ok(()) };
+/// Refuses statistics of what is kept whole.
+fn refuse_statistics_of_whole(recipe: &Extract, tap: &Output) -> Result<()> {
+    let Some(KeptTap { alias, form: TapForm::Whole(_), .. }) = tap.tap() else { return Ok(()) };
     let Keep::These(these) = &recipe.keep else { return Ok(()) };
     let Some(statistic) = these.iter().find(|s| **s != Statistic::Features) else { return Ok(()) };
     Err(Error::input(format!(
@@ -249,22 +256,32 @@ fn choose_logits(
     recipe: &Extract,
     model: &Model,
     probe: &Probe,
+    classes: usize,
     monitor: &dyn Monitor,
 ) -> Result<Option<Output>> {
     let row = |tensor: &str| logits::row(&probe.shapes, tensor);
-    let found = if let Some(name) = &recipe.logits {
-        resolve::row_shape(name, probe)?;
-        logits::of_tensor(model, name)
-            .choose(row)
-            .map_err(|reason| Error::input(format!("--logits {name}: {reason}")))?
-    } else {
-        let found = logits::of_output(model)
-            .ok_or_else(|| "the teacher's first output is not [batch, classes]".to_owned());
-        match found.and_then(|found| found.choose(row)) {
-            Ok(found) => found,
-            Err(reason) => {
-                monitor.note(&format!("{reason}: no logits are kept (--logits TENSOR names them)"));
-                return Ok(None);
+    let found = match &recipe.logits {
+        LogitsChoice::None => return Ok(None),
+        LogitsChoice::Tensor(name) => {
+            resolve::row_shape(name, probe)?;
+            logits::of_tensor(model, name)
+                .choose(row)
+                .map_err(|reason| Error::input(format!("--logits {name}: {reason}")))?
+        }
+        LogitsChoice::Auto => {
+            // a file of the teacher's classes says that it has some
+            let found = match (recipe.classes.is_some(), logits::of_output(model)) {
+                (true, Some(found)) => found.choose(row),
+                _ => logits::find(model, &probe.shapes, classes),
+            };
+            match found {
+                Ok(found) => found,
+                Err(reason) => {
+                    monitor.note(&format!(
+                        "{reason}: no class logits are kept (--logits TENSOR names them)"
+                    ));
+                    return Ok(None);
+                }
             }
         }
     };

@@ -43,7 +43,7 @@ pub(crate) fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreemen
     let are_names =
         |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());
     let is_named = are_names(data.classes());
-    let labels = || (0..data.len()).filter_map(|sample| usize::try_from(data.label(sample)).ok());
+    let labels = || labels(data);
     let own = |names: Vec<String>| Agreement::Same { names, places: None };
     if let Some(file) = known.file {
         let names = read_classes(file, known.count)?;
@@ -62,9 +62,9 @@ pub(crate) fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreemen
             None => Ok(own(names)),
         };
     }
-    let Some(count) = known.count else { return Ok(own(data.classes().to_vec())) };
+    let Some(told) = known.count else { return Ok(own(data.classes().to_vec())) };
     let recorded =
-        known.recorded.filter(|names| is_named && are_names(names) && names.len() == count);
+        known.recorded.filter(|names| is_named && are_names(names) && names.len() == told);
     if let Some(names) = recorded {
         return Ok(match places(names, data.classes()) {
             Ok(places) => Agreement::Same { names: names.to_vec(), places: Some(places) },
@@ -74,16 +74,24 @@ pub(crate) fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreemen
             )),
         });
     }
-    let found = if data.classes().is_empty() {
-        labels().max().map_or(0, |top| top + 1)
-    } else {
-        data.classes().len()
-    };
+    let found = count(data);
     // unlabeled data agrees with any model
-    if found == 0 || found == count {
+    if found == 0 || found == told {
         return Ok(own(data.classes().to_vec()));
     }
-    Ok(Agreement::Others(format!("{} tells {count} classes, the data has {found}", known.who)))
+    Ok(Agreement::Others(format!("{} tells {told} classes, the data has {found}", known.who)))
+}
+
+fn labels(data: &dyn Dataset) -> impl Iterator<Item = usize> {
+    (0..data.len()).filter_map(|sample| usize::try_from(data.label(sample)).ok())
+}
+
+/// How many classes a data set has, by their names or else by its labels; 0 if it has none.
+pub(crate) fn count(data: &dyn Dataset) -> usize {
+    match data.classes() {
+        [] => labels(data).max().map_or(0, |top| top + 1),
+        names => names.len(),
+    }
 }
 
 /// A model's class names in the order of its logits, one a line.

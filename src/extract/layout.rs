@@ -283,6 +283,7 @@ fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
                 tensor: output.tensor.clone(),
                 role: kept.form.role(),
                 stage: kept.stage,
+                output: kept.output,
                 map,
                 // pooling changes the deviation
                 batch_norm: if is_pooled {

@@ -11,6 +11,7 @@ use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::tap;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
+use crate::statistic::LOGITS;
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
@@ -124,7 +125,9 @@ pub fn compare(
         constants: &manifest.teacher.constants,
     };
     let probe = runtime::probe(runtime, &model, &inputs::feeds(how.inputs, how.constants))?;
-    let candidates = tap::candidates(&model, &probe.shapes);
+    let logits = kept.iter().find(|spec| spec.path == LOGITS);
+    let logits = logits.and_then(|spec| spec.tensor.as_deref());
+    let candidates = tap::candidates(&model, &probe.shapes, logits);
     let outputs = kept
         .iter()
         .map(|spec| resolve::recorded(spec, manifest, &probe, &candidates))

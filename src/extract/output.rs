@@ -33,6 +33,8 @@ pub(super) enum OutputKind {
 pub(super) struct KeptTap {
     pub(super) alias: String,
     pub(super) stage: Option<usize>,
+    /// Whether it is an output of the teacher.
+    pub(super) output: bool,
     pub(super) form: TapForm,
 }
 
@@ -40,8 +42,8 @@ pub(super) struct KeptTap {
 pub(super) enum TapForm {
     /// One vector a sample, `[batch, c]`.
     Vector,
-    /// Three spatial dimensions or more; kept whole.
-    Volume,
+    /// A volume, or values of any other shape; kept whole.
+    Whole(Role),
     Map(KeptMap),
 }
 
@@ -50,7 +52,7 @@ impl TapForm {
     pub(super) fn role(&self) -> Role {
         match self {
             Self::Vector => Role::Vector,
-            Self::Volume => Role::Volume,
+            Self::Whole(role) => *role,
             Self::Map(_) => Role::Map,
         }
     }
@@ -93,7 +95,7 @@ impl Output {
     pub(super) fn kept_map(&self) -> Option<&KeptMap> {
         match &self.tap()?.form {
             TapForm::Map(map) => Some(map),
-            TapForm::Vector | TapForm::Volume => None,
+            TapForm::Vector | TapForm::Whole(_) => None,
         }
     }
 
@@ -243,7 +245,8 @@ mod tests {
     fn outputs_keep_their_places_when_a_cache_has_another_order() {
         let output =
             |kind| Output { tensor: "t".into(), shape: vec![3], axes: vec!["c".into()], kind };
-        let tap = KeptTap { alias: "conv".into(), stage: None, form: TapForm::Vector };
+        let tap =
+            KeptTap { alias: "conv".into(), stage: None, output: false, form: TapForm::Vector };
         let kinds = [OutputKind::Tap(tap), OutputKind::Logits { conversion: None }];
         let outputs = Outputs::new(kinds.map(output).to_vec());
         assert_eq!(outputs.tensors, ["t"]);

@@ -6,7 +6,7 @@ use super::inputs::{self, TeacherInputs};
 use super::output::Outputs;
 use super::reader::RowReader;
 use super::rows::{self, Rows};
-use super::{feed, in_graph, independence, soundness};
+use super::{classes, feed, in_graph, independence, soundness};
 use crate::cache::Manifest;
 use crate::data::{self, Subset, subset};
 use crate::error::Result;
@@ -73,7 +73,9 @@ pub(super) fn prepare<'a>(
     let probe = runtime::probe(runtime, &model, &source.feeds())?;
     let existing = folder.map(|folder| existing(folder, &model, &source)).transpose()?.flatten();
     let there = existing.as_ref();
-    let Choice { outputs, undecided } = choice::choose(recipe, &model, &probe, there, monitor)?;
+    let classes = classes::count(source.data());
+    let Choice { outputs, undecided } =
+        choice::choose(recipe, &model, &probe, classes, there, monitor)?;
     let outputs = Outputs::new(outputs);
     let recorded = inputs::recorded_classes(&model)?;
     let known = Known {

@@ -76,11 +76,12 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
     }
     let output = |form, shape: &[usize], axes: Vec<String>| {
         let (alias, stage) = (choice.alias.clone(), candidate.and_then(|t| t.stage));
+        let is_output = candidate.is_some_and(|t| t.output);
         Output {
             tensor: choice.tensor.clone(),
             shape: shape.to_vec(),
             axes,
-            kind: OutputKind::Tap(KeptTap { alias, stage, form }),
+            kind: OutputKind::Tap(KeptTap { alias, stage, output: is_output, form }),
         }
     };
     let (layout, grid, shape) = match (found.as_slice(), choice.size) {
@@ -92,9 +93,21 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
                 .unwrap_or([1, positions]);
             (Layout::Nchw, Some(grid), [channels, grid[0], grid[1]])
         }
+        (&[_, _], None) if candidate.is_some_and(is_of_no_image) => {
+            let axes = match candidate.map(|t| t.role) {
+                Some(Role::Tokens) => ["t", "c"],
+                _ => ["axis0", "axis1"],
+            };
+            let axes = axes.map(str::to_owned).to_vec();
+            return Ok(output(TapForm::Whole(Role::Values), &found, axes));
+        }
         (&[tokens, channels], _) => {
             let grid = grid_of_tokens(choice, tokens, candidate)?;
             (Layout::Nhwc, Some(grid), [grid[0], grid[1], channels])
+        }
+        (&[_, _, _], None) if candidate.is_some_and(|t| t.role == Role::Values) => {
+            let axes = ["axis0", "axis1", "axis2"].map(str::to_owned).to_vec();
+            return Ok(output(TapForm::Whole(Role::Values), &found, axes));
         }
         (&[a, b, c], _) => {
             let layout = choice.layout.or(candidate.and_then(|t| t.layout));
@@ -109,7 +122,8 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
                 4 if is_volume => ["c", "d", "h", "w"].map(str::to_owned).to_vec(),
                 rank => (0..rank).map(|axis| format!("axis{axis}")).collect(),
             };
-            return Ok(output(TapForm::Volume, &found, axes));
+            let role = if is_volume { Role::Volume } else { Role::Values };
+            return Ok(output(TapForm::Whole(role), &found, axes));
         }
         _ => return refuse("2 axes or more with the batch"),
     };
@@ -128,6 +142,12 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
         KeptMap { layout, grid, whole, pool: None, statistic: Statistic::Features, computed: None };
     let axes = axes.map(str::to_owned).to_vec();
     Ok(output(TapForm::Map(map), &shape, axes).pooled_to(choice.size.unwrap_or(whole)))
+}
+
+/// Whether rows of rank 2 are not the positions of an image, as far as the graph shows: tokens of a
+/// text, or an output of another form.
+fn is_of_no_image(tap: &Tap) -> bool {
+    tap.role == Role::Values || (tap.role == Role::Tokens && tap.grid.is_none())
 }
 
 /// Whether rows of rank 2 are the channels of a flat map rather than tokens: as the user says, else
@@ -191,6 +211,7 @@ mod tests {
             grid,
             stage: None,
             suggested: false,
+            output: false,
         };
         assert_eq!(
             grid_of_tokens(&choice(Some([2, 2])), 17, Some(&of_graph(Some([4, 4])))).unwrap(),

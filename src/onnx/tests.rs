@@ -99,7 +99,7 @@ fn every_flipped_byte_is_an_error_or_a_model_but_never_a_panic() {
                 for name in names {
                     drop(model.initializer(&name));
                 }
-                drop(tap::candidates(&model, &std::collections::HashMap::new()));
+                drop(tap::candidates(&model, &std::collections::HashMap::new(), None));
                 let _ = cost::parameters(&model);
             }
         }

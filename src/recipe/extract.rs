@@ -1,6 +1,6 @@
 //! The recipe of one extraction.
 
-use super::{CriterionRecipe, Keep};
+use super::{CriterionRecipe, Keep, LogitsChoice};
 use crate::data::{Augmentation, DataSpec, PreprocessOptions, ViewCount};
 use crate::onnx::Feeding;
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,8 @@ pub struct Extract {
     /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty for those that the cache has,
     /// else the suggested ones.
     pub taps: Vec<String>,
-    /// The tensor that holds the logits, if it is not found automatically.
-    pub logits: Option<String>,
+    /// The class logits.
+    pub logits: LogitsChoice,
     /// The forms of each map to store.
     pub keep: Keep,
     /// The criteria that will be computed from the cache, if known: [`Keep::Auto`] keeps what they
@@ -113,7 +113,7 @@ impl Extract {
             data,
             split: "train".to_owned(),
             taps: Vec::new(),
-            logits: None,
+            logits: LogitsChoice::Auto,
             keep: Keep::Auto,
             criteria: Vec::new(),
             sizes: Vec::new(),

@@ -40,6 +40,19 @@ pub enum ScheduleRecipe {
     },
 }
 
+/// What teaches a student, as far as the default loss depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Teaching {
+    /// Labels alone.
+    Labels,
+    /// A classifier's maps.
+    Maps,
+    /// Outputs of vectors that are no class logits.
+    Embeddings,
+    /// Other outputs.
+    Outputs,
+}
+
 /// A training run. Everything but the paths determines the trained bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -61,7 +74,8 @@ pub struct Train {
     /// Share of the target that is spread over all classes, from 0 to 1.
     pub label_smoothing: f64,
     /// Terms of the loss. If there is no `ce` term, cross-entropy is added with weight 1. Empty for
-    /// the default: CE + 50·NST-poly with a cache, CE without.
+    /// the default: CE + 50·NST-poly with a classifier's cache, the cosine of the outputs (for
+    /// maps: their mean squared error) with another's, CE without.
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
     /// Spot-adaptive distillation: chooses the pairs at which each sample is compared.
@@ -166,7 +180,7 @@ impl Train {
 
     /// Rejects a run that at some point trains on nothing.
     fn check_courses(&self) -> Result<()> {
-        let terms = self.terms(false);
+        let terms = self.terms(Teaching::Labels);
         let ends = terms.iter().filter_map(|t| t.course.until);
         #[allow(clippy::cast_precision_loss, reason = "a number of epochs")]
         let idle = std::iter::once(0.0)
@@ -202,17 +216,28 @@ impl Train {
         Take { limit: self.limit, shuffle: self.shuffle }
     }
 
-    /// The terms of the loss with defaults filled in; `distil` if there is a teacher's cache.
+    /// The terms of the loss with defaults filled in, by what teaches the student.
     #[must_use]
-    pub fn terms(&self, distil: bool) -> Vec<CriterionRecipe> {
+    pub fn terms(&self, teaching: Teaching) -> Vec<CriterionRecipe> {
         let mut terms = self.criteria.clone();
         if !terms.iter().any(is_ce) {
             terms.insert(0, CriterionRecipe::ce());
         }
-        if self.criteria.is_empty() && distil {
-            terms.push(CriterionRecipe::default_nst());
+        if self.criteria.is_empty() {
+            terms.extend(match teaching {
+                Teaching::Labels => None,
+                Teaching::Maps => Some(CriterionRecipe::default_nst()),
+                Teaching::Embeddings => CriterionRecipe::default_of("cosine"),
+                Teaching::Outputs => CriterionRecipe::default_of("mse"),
+            });
         }
         terms
+    }
+
+    /// Whether the recipe itself has a criterion of labels.
+    #[must_use]
+    pub fn names_labels(&self) -> bool {
+        self.criteria.iter().any(is_ce)
     }
 }
 
@@ -290,7 +315,7 @@ mod tests {
             recipe.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(),
             ["kd", "nst-poly"]
         );
-        assert_eq!(recipe.terms(true)[0], CriterionRecipe::ce());
+        assert_eq!(recipe.terms(Teaching::Maps)[0], CriterionRecipe::ce());
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Train>(&json).unwrap(), recipe);
     }
@@ -391,10 +416,11 @@ mod tests {
 
     #[test]
     fn defaults_of_the_loss() {
-        let names = |distil| {
-            Train::default().terms(distil).iter().map(CriterionRecipe::name).collect::<Vec<_>>()
+        let names = |teaching| {
+            Train::default().terms(teaching).iter().map(CriterionRecipe::name).collect::<Vec<_>>()
         };
-        assert_eq!(names(false), ["ce"]);
-        assert_eq!(names(true), ["ce", "nst-poly"]);
+        assert_eq!(names(Teaching::Labels), ["ce"]);
+        assert_eq!(names(Teaching::Maps), ["ce", "nst-poly"]);
+        assert_eq!(names(Teaching::Embeddings), ["ce", "cosine"]);
     }
 }

@@ -11,7 +11,7 @@ use super::{Mode, Student};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::GraphProto;
-use crate::onnx::{Dim, Model, logits, tensor_proto};
+use crate::onnx::{Dim, Model, tensor_proto};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 
@@ -69,9 +69,10 @@ pub(super) fn open_batch(
             }
         };
         let rows = |name: String| plan.shapes.get(graph.index.get(&name)?)?.first().copied();
-        let rows = logits::of_student(model).and_then(rows);
+        let rows = graph.outputs(model).into_iter().next().and_then(|output| rows(output.name));
         let found = rows.map_or_else(|| "none".to_owned(), |n| n.to_string());
-        Ok((rows != Some(other)).then(|| format!("of {other} samples it gives logits of {found}")))
+        Ok((rows != Some(other))
+            .then(|| format!("of {other} samples its first output holds {found}")))
     };
     let Some(why) = reason(model, graph)? else { return Ok(BatchSupport::Free) };
     let shape = |name: &str| plan.shapes.get(graph.index.get(name)?).cloned();

@@ -4,10 +4,10 @@ use super::batch::{BatchSupport, open_batch};
 use super::trial::{trial_shapes, try_plan};
 use super::{ImportOptions, Trainability, import, restore, sequences};
 use crate::error::{Error, Result};
-use crate::onnx::{Dim, Model, Value, logits};
+use crate::onnx::{Dim, Model, Value};
 
-/// Why a graph without logits cannot be a student.
-pub(super) const NO_LOGITS: &str = "model has no output that could be its logits";
+/// Why a graph whose outputs do not depend on its input cannot be a student.
+pub(super) const NO_OUTPUT: &str = "model has no output of floats that it computes";
 /// Constants of more elements are not read for a check: their values only determine the values that
 /// are computed from them.
 const CONSTANTS: usize = 1 << 22;
@@ -32,11 +32,10 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
             (name, operator, reason.clone())
         })
         .collect();
-    let logits = logits::of_student(model).filter(|name| graph.index.contains_key(name));
-    if logits.is_none() {
+    if graph.outputs(model).is_empty() {
         let name =
             model.outputs().into_iter().next().map_or_else(String::new, |output| output.name);
-        blockers.push((name, "output".to_owned(), NO_LOGITS.to_owned()));
+        blockers.push((name, "output".to_owned(), NO_OUTPUT.to_owned()));
     }
     let bound = if let BatchSupport::Fixed(fixed) = &opened { Some(fixed.refusal()) } else { None };
     for refusal in restored.refusal.iter().chain(&bound) {

@@ -5,7 +5,7 @@ use super::chance::{self, Chance, GraphContext, Refusals};
 use super::host::Host;
 use super::leaf::{Leaf, Leaves, NumberedNodes, collect, constant};
 use super::trains::{self, Asked, Decision, Trains};
-use super::{ImportOptions, TensorId};
+use super::{ImportOptions, Output, TensorId};
 use crate::array::{Array, Dtype};
 use crate::error::Result;
 use crate::onnx::signature::Signature;
@@ -244,6 +244,16 @@ fn assemble(
 }
 
 impl Graph {
+    /// The model's outputs that nodes compute, in the file's order.
+    pub(super) fn outputs(&self, model: &Model) -> Vec<Output> {
+        let computed = |name: String| {
+            let tensor = *self.index.get(&name)?;
+            let source = self.sources.get(tensor.0)?;
+            (*source == TensorSource::Computed).then_some(Output { name, tensor })
+        };
+        model.outputs().into_iter().filter_map(|output| computed(output.name)).collect()
+    }
+
     fn add(&mut self, name: &str, source: TensorSource) -> TensorId {
         if let Some(&id) = self.index.get(name) {
             return id;

@@ -145,6 +145,15 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(crate) usize);
 
+/// An output of a student.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its name in the file.
+    pub name: String,
+    /// The tensor.
+    pub tensor: TensorId,
+}
+
 /// A student ready to train: graph, plan, parameters and running statistics (sorted by name).
 #[derive(Debug)]
 pub struct Student {
@@ -162,6 +171,7 @@ pub struct Student {
     inputs: Vec<Value>,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
+    outputs: Vec<Output>,
     logits: TensorId,
     /// The value attribute of each `ConstantOfShape` node.
     fills: HashMap<usize, Host>,
@@ -284,11 +294,9 @@ impl Student {
             .iter()
             .map(|(name, leaf)| Ok(Buffer { name: name.clone(), var: var(leaf)? }))
             .collect::<Result<Vec<_>>>()?;
-        let name = logits::of_student(model).ok_or_else(|| Error::input(check::NO_LOGITS))?;
-        let logits = *graph
-            .index
-            .get(&name)
-            .ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
+        let outputs = graph.outputs(model);
+        let first = outputs.first().ok_or_else(|| Error::input(check::NO_OUTPUT))?.tensor;
+        let logits = logits::of_student(model).and_then(|name| graph.index.get(&name).copied());
         Ok(Self {
             model: Arc::new(model.clone()),
             graph,
@@ -302,7 +310,8 @@ impl Student {
             inputs: model.inputs(),
             parameters,
             buffers,
-            logits,
+            outputs,
+            logits: logits.unwrap_or(first),
             fills,
             plans: Mutex::default(),
         })
@@ -333,7 +342,14 @@ impl Student {
         &self.device
     }
 
-    /// The tensor that holds the logits.
+    /// The outputs that the graph computes from floats, in the file's order; at least one.
+    #[must_use]
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The tensor that a loss of class logits applies to: the first output, or what the softmax
+    /// reads that it ends in.
     #[must_use]
     pub fn logits(&self) -> TensorId {
         self.logits
@@ -428,7 +444,8 @@ impl Student {
                 ))
             })
             .collect();
-        Ok(tap::candidates(&self.model, &shapes))
+        let logits = logits::find(&self.model, &shapes, 0).ok().map(|logits| logits.tensor);
+        Ok(tap::candidates(&self.model, &shapes, logits.as_deref()))
     }
 
     /// The shape of a tensor for inputs of these shapes (batch axis first); `None` where the plan
@@ -456,7 +473,7 @@ impl Student {
         Ok(planned.blocked.as_ref().map(cost))
     }
 
-    /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are).
+    /// Runs the graph. `keep`: tensors to be read from the pass (outputs and logits always are).
     /// [`Mode::Train`] updates running statistics. `dropout_seed` keys the random draws of
     /// this pass.
     ///
@@ -486,7 +503,9 @@ impl Student {
         let plan = self.plan(inputs.iter().map(|x| x.dims().to_vec()).collect())?;
         let options =
             op::PassOptions { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
-        let keep: HashSet<TensorId> = keep.iter().copied().chain([self.logits]).collect();
+        let outputs = self.outputs.iter().map(|output| output.tensor);
+        let keep: HashSet<TensorId> =
+            keep.iter().copied().chain(outputs).chain([self.logits]).collect();
         pass::forward(self, plan, &inputs, &options, &keep)
     }
 

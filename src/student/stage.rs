@@ -5,7 +5,7 @@
 //! move neither them nor running statistics.
 
 use super::import::{Graph, TensorSource};
-use super::{Mode, Pass, Student, TensorId};
+use super::{Mode, Output, Pass, Student, TensorId};
 use crate::error::{Error, Result};
 use crate::onnx::Value;
 use candle_core::Tensor;
@@ -91,6 +91,7 @@ impl Student {
             }],
             parameters: self.parameters.clone(),
             buffers: self.buffers.clone(),
+            outputs: vec![Output { name: self.graph.names[to.0].clone(), tensor: to }],
             logits: to,
             fills,
             plans: Mutex::default(),

@@ -3,13 +3,15 @@
 
 use super::job::{Host, Settled};
 use super::teacher;
-use crate::cache::{Cache, Originals};
+use crate::cache::{Cache, Manifest, Originals};
 use crate::criterion::Subject;
 use crate::data::{self, DataSpec, Dataset, Preprocess, Take};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::onnx;
-use crate::recipe::{CriterionRecipe, Train};
+use crate::onnx::tap::Role;
+use crate::recipe::{CriterionRecipe, Teaching, Train};
+use crate::statistic::LOGITS;
 use crate::student::Student;
 use crate::trainer::activation;
 use crate::trainer::loss::Objective;
@@ -131,15 +133,36 @@ impl Material {
             .cache()
             .map(Cache::manifest)
             .filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
-        let teacher =
-            cache.and_then(|manifest| manifest.view_arrays.iter().find(|a| a.path == "logits"));
-        let taught = teacher.and_then(|a| a.row_shape.last().copied()).unwrap_or(0);
+        let taught = cache.and_then(teacher_classes).unwrap_or(0);
         match named.max(labeled).max(taught) {
             0 => Err(Error::input(
                 "data: expected classes, found neither names, labels nor a teacher's logits",
             )
-            .hint("train an .onnx student instead of a preset")),
+            .hint("--head N gives a preset N outputs, or train an .onnx student")),
             n => Ok(n),
+        }
+    }
+
+    /// The tensor and width of the teacher's only embedding, if no class logits are kept.
+    pub(super) fn embedding(&self) -> Option<(String, usize)> {
+        let manifest = self.cache().map(Cache::manifest)?;
+        let mut outputs = manifest.taps.iter().filter(|tap| tap.output);
+        let (tap, None) = (outputs.next()?, outputs.next()) else { return None };
+        let width = *manifest.statistics(&tap.alias).next()?.1.row_shape.last()?;
+        let is_embedding = tap.role == Role::Vector && teacher_classes(manifest).is_none();
+        is_embedding.then(|| (tap.tensor.clone(), width))
+    }
+
+    /// What the data can teach a student.
+    fn teaches(&self) -> Teaching {
+        let Some(manifest) = self.cache().map(Cache::manifest) else { return Teaching::Labels };
+        let outputs = || manifest.taps.iter().filter(|tap| tap.output);
+        let are_vectors =
+            outputs().all(|tap| tap.role == Role::Vector || manifest.map(&tap.alias).is_none());
+        match (teacher_classes(manifest), outputs().count()) {
+            (Some(_), _) | (None, 0) => Teaching::Maps,
+            (None, _) if are_vectors => Teaching::Embeddings,
+            (None, _) => Teaching::Outputs,
         }
     }
 
@@ -167,9 +190,15 @@ impl Material {
         }
     }
 
-    /// The terms of the loss that this data supports.
-    pub(super) fn terms(&self, recipe: &Train, host: &Host<'_>) -> Result<Vec<CriterionRecipe>> {
-        let mut terms = recipe.terms(self.cache().is_some());
+    /// The terms of the loss that this data supports. `no_classes`: why the student's first output
+    /// is not taken for class logits, if it is not.
+    pub(super) fn terms(
+        &self,
+        recipe: &Train,
+        no_classes: Option<&str>,
+        host: &Host<'_>,
+    ) -> Result<Vec<CriterionRecipe>> {
+        let mut terms = recipe.terms(self.teaches());
         if self.cache().is_none()
             && let Some(term) = terms.iter().find(|t| t.method.spec().subject != Subject::Labels)
         {
@@ -181,6 +210,15 @@ impl Material {
         }
         if self.labels().iter().all(|&label| label < 0) {
             host.monitor.note("the samples have no labels: cross-entropy is off");
+            terms.retain(|t| t.method.spec().subject != Subject::Labels);
+        } else if let Some(reason) = no_classes
+            && !recipe.names_labels()
+            && terms.len() > 1
+        {
+            host.monitor.note(&format!(
+                "student: {reason}: no class logits, and cross-entropy is off (--criterion ce asks \
+                 for it)"
+            ));
             terms.retain(|t| t.method.spec().subject != Subject::Labels);
         }
         if terms.is_empty() {
@@ -216,7 +254,7 @@ impl Material {
 
     /// The taps of teacher and student.
     fn taps(&self, cache: &Cache, student: &Student) -> Result<Taps> {
-        Ok(Taps::new(cache.manifest(), &student.taps(&self.input_shapes(student)?)?))
+        Ok(Taps::new(cache.manifest(), &student.taps(&self.input_shapes(student, None)?)?))
     }
 
     /// The pairs of each term.
@@ -249,14 +287,13 @@ impl Material {
     }
 
     /// The shapes of one sample's inputs, batch axis first.
-    fn input_shapes(&self, student: &Student) -> Result<Vec<Vec<usize>>> {
+    pub(super) fn input_shapes(
+        &self,
+        student: &Student,
+        preprocess: Option<&Preprocess>,
+    ) -> Result<Vec<Vec<usize>>> {
         let names: Vec<String> = student.inputs().iter().map(|i| i.name.clone()).collect();
-        let Some(cache) = self.cache() else { return Ok(Vec::new()) };
-        let source = self.cache_source(
-            cache,
-            CacheSource::new(cache, &names, false, &[], Take::default(), 0, false)?,
-        )?;
-        let sample = Source::Cache(source).batch(0, 0..1)?;
+        let sample = self.sequential(preprocess, &names)?.batch(0, 0..1)?;
         Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
     }
 
@@ -395,6 +432,12 @@ impl Material {
             "test": self.test.as_ref().map(|t| t.fingerprint()),
         })
     }
+}
+
+/// How many classes a cache's logits tell.
+fn teacher_classes(manifest: &Manifest) -> Option<usize> {
+    let logits = manifest.view_arrays.iter().find(|spec| spec.path == LOGITS)?;
+    logits.row_shape.last().copied()
 }
 
 /// The data set of the inputs that a cache does not store: from `--source`, else as the cache names

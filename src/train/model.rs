@@ -7,6 +7,7 @@ use crate::data::{self, Channels, Preprocess, PreprocessOptions, Sample, preset}
 use crate::error::{Error, Result};
 use crate::onnx::{self, Dim};
 use crate::student::preset as presets;
+use crate::student::preset::Head;
 use std::path::Path;
 
 /// The untrained student.
@@ -34,21 +35,10 @@ impl Model {
                 }
                 None => model,
             },
-            (None, _) if settled.recipe.head.is_some() => {
-                return Err(Error::input(format!(
-                    "head: expected an .onnx student, found the preset {}, which has as many \
-                     outputs as the data has classes",
-                    settled.job.student
-                )));
-            }
             (None, Some(p)) => {
                 let ([h, w], c) = (p.size, p.channels.count());
-                presets::build(
-                    &settled.job.student,
-                    material.class_count()?,
-                    [c, h, w],
-                    settled.recipe.seed,
-                )?
+                let head = preset_head(settled, material, host)?;
+                presets::build(&settled.job.student, head, [c, h, w], settled.recipe.seed)?
             }
             (None, None) => {
                 return Err(Error::input(format!(
@@ -63,6 +53,26 @@ impl Model {
         }
         Ok(Self { onnx: model, classes: material.classes().to_vec(), preprocess })
     }
+}
+
+/// The last layer of a preset: the data's classes, else the width of the teacher's embedding.
+fn preset_head(settled: &Settled, material: &Material, host: &Host<'_>) -> Result<Head> {
+    let embedding = material.embedding().filter(|_| !settled.recipe.names_labels());
+    let (head, why) = match (settled.recipe.head, embedding) {
+        (None, None) => return Ok(Head::Classes(material.class_count()?)),
+        (Some(width), None) if material.class_count().is_ok() => {
+            return Ok(Head::Classes(width));
+        }
+        (Some(width), _) => (Head::Embedding(width), String::new()),
+        (None, Some((tensor, width))) => {
+            (Head::Embedding(width), format!(", the width of the teacher's `{tensor}`"))
+        }
+    };
+    if let (Head::Embedding(width), false) = (head, why.is_empty()) {
+        let name = &settled.job.student;
+        host.monitor.note(&format!("{name} gives an embedding of {width} values{why}"));
+    }
+    Ok(head)
 }
 
 /// How images become the student's input, which is f32 `[batch, channels, height, width]` whatever

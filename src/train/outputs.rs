@@ -1,42 +1,84 @@
-//! Checks, before the first step, that a student's output can be trained: logits of the data's
-//! classes, in a model that ONNX Runtime can run.
+//! What a student's outputs are to a run, decided before the first step: class logits or not, in a
+//! model that ONNX Runtime can run.
 
 use super::job::Host;
 use super::material::Material;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
-use crate::onnx::{Model, logits};
-use crate::recipe::CriterionRecipe;
+use crate::onnx::Model;
+use crate::onnx::logits::{self, Verdict};
 use crate::runtime::{Device, Session, SessionOptions};
-use crate::student::Student;
+use crate::student::{Student, TensorId};
 use crate::threads;
+use crate::trainer::loss::Objective;
 use crate::trainer::source::Source;
 
 /// The number of class names that a message lists.
 const NAMES: usize = 3;
 
-/// Rejects a student whose outputs are not logits of the classes; reports its other outputs.
+/// Why a student's first output is not taken for class logits; `None` if it is.
+pub(super) fn no_classes(
+    model: &super::model::Model,
+    student: &Student,
+    material: &Material,
+) -> Result<Option<String>> {
+    let inputs = material.input_shapes(student, model.preprocess.as_ref())?;
+    let (model, shape) = (&model.onnx, student.shape(student.logits(), &inputs)?);
+    let name = student.outputs().first().map_or("", |output| output.name.as_str());
+    let width = match shape.as_deref() {
+        Some(&[_, width]) => width,
+        Some(shape) => return Ok(Some(format!("`{name}` has the shape {}", row(shape)))),
+        None => return Ok(Some(format!("`{name}` does not depend on the data"))),
+    };
+    let classes = material.classes().len().max(material.labeled());
+    Ok(match logits::of_output(model).map(|found| found.judge(model, width, classes)) {
+        Some(Verdict::Logits | Verdict::Guess(_)) => None,
+        Some(Verdict::Other(reason)) => Some(reason),
+        None => Some(format!("`{name}` is not [batch, classes]")),
+    })
+}
+
+/// The axes of a sample's values.
+fn row(shape: &[usize]) -> String {
+    let axes: Vec<String> = shape.iter().skip(1).map(usize::to_string).collect();
+    format!("[batch, {}]", axes.join(", "))
+}
+
+/// The student's class logits, if it has any for the run to use: rejects a student without any for
+/// a loss that needs them, and reports the outputs that have no loss. `other`: why the first output
+/// is not taken for class logits.
 pub(super) fn check(
     model: &Model,
     student: &Student,
     material: &Material,
     source: &Source<'_>,
-    terms: &[CriterionRecipe],
+    objective: &Objective,
+    other: Option<&str>,
     host: &Host<'_>,
-) -> Result<()> {
-    let outputs: Vec<String> = model.outputs().into_iter().map(|output| output.name).collect();
-    if let Some((first, others)) = outputs.split_first()
-        && !others.is_empty()
-    {
-        host.monitor.note(&format!(
-            "the loss is of the output {first}; {} is exported without a loss of its own",
-            others.join(", ")
-        ));
-    }
-    let of = |subject: Subject| terms.iter().any(|term| term.method.spec().subject == subject);
-    if !of(Subject::Labels) && !of(Subject::Logits) {
-        return Ok(());
-    }
+) -> Result<Option<TensorId>> {
+    let needs = objective.terms.iter().find(|term| {
+        let subject = term.recipe.method.spec().subject;
+        subject == Subject::Labels || (subject == Subject::Logits && term.pairs.is_empty())
+    });
+    let sample = source.batch(0, 0..1)?;
+    let shapes: Vec<Vec<usize>> = sample.inputs.iter().map(|t| t.dims().to_vec()).collect();
+    let shape = student.shape(student.logits(), &shapes)?;
+    tell_of_idle(student, objective, needs.is_some(), host);
+    let (Some(&[_, width]), Some(needs)) = (shape.as_deref(), needs) else {
+        let Some(needs) = needs else {
+            // nothing trains for classes, but accuracy can be told
+            let is_measured = other.is_none() && material.labeled() > 0;
+            return Ok(is_measured.then_some(student.logits()));
+        };
+        let name = student.outputs().first().map_or("", |output| output.name.as_str());
+        return Err(Error::input(format!(
+            "criterion {}: expected a student whose first output is [batch, classes], found \
+             `{name}` {}",
+            needs.recipe.name(),
+            shape.as_deref().map_or_else(|| "of no shape".to_owned(), row)
+        ))
+        .hint("name tensors to compare: --criterion 'METHOD:pair=TEACHER>STUDENT'"));
+    };
     if let Some(activation) = logits::activation_of_student(model) {
         return Err(Error::input(format!(
             "student: expected logits of one class per sample, found an output that ends in a \
@@ -44,10 +86,9 @@ pub(super) fn check(
         ))
         .hint(format!("export it without the {activation}: the loss takes what it reads")));
     }
-    let sample = source.batch(0, 0..1)?;
-    let shapes: Vec<Vec<usize>> = sample.inputs.iter().map(|t| t.dims().to_vec()).collect();
-    let width = student.shape(student.logits(), &shapes)?.and_then(|shape| shape.last().copied());
-    let (Some(width), true) = (width, of(Subject::Labels)) else { return Ok(()) };
+    if needs.recipe.method.spec().subject != Subject::Labels {
+        return Ok(Some(student.logits()));
+    }
     let (names, labeled) = (material.classes(), material.labeled());
     let classes = names.len().max(labeled);
     if width < labeled {
@@ -63,7 +104,25 @@ pub(super) fn check(
              a sample (--head {classes} gives it a new last layer)"
         ));
     }
-    Ok(())
+    Ok(Some(student.logits()))
+}
+
+/// Reports the outputs that no criterion compares.
+fn tell_of_idle(student: &Student, objective: &Objective, of_classes: bool, host: &Host<'_>) {
+    let is_compared = |tensor: TensorId| {
+        objective.keep.contains(&tensor) || (of_classes && tensor == student.logits())
+    };
+    // the softmax behind the logits
+    let first = student.outputs().first().map(|output| output.tensor).filter(|_| of_classes);
+    let idle: Vec<&str> = student
+        .outputs()
+        .iter()
+        .filter(|output| !is_compared(output.tensor) && first != Some(output.tensor))
+        .map(|output| output.name.as_str())
+        .collect();
+    if !idle.is_empty() {
+        host.monitor.note(&format!("exported without a loss of its own: {}", idle.join(", ")));
+    }
 }
 
 /// The names of the classes that have no logit.
@@ -80,7 +139,7 @@ fn listed(names: &[String], width: usize) -> String {
 /// Rejects a student that ONNX Runtime cannot run, since the trained one is run there.
 pub(super) fn check_runtime(student: &Student, host: &Host<'_>) -> Result<()> {
     let exported = student.export(&[])?;
-    let outputs: Vec<String> = logits::of_student(&exported).into_iter().collect();
+    let outputs: Vec<String> = student.outputs().iter().map(|output| output.name.clone()).collect();
     let options = SessionOptions { device: Device::Cpu, threads: host.threads };
     // a shortage of threads is not the model's fault
     threads::afford(host.threads)?;

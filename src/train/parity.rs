@@ -4,12 +4,12 @@
 //! from the same graph and weights in float64.
 
 use super::job::Host;
-use crate::array::{Array, Values};
+use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Model, logits};
 use crate::runtime::{Device, Session, SessionOptions};
-use crate::student::{Executor, FoldedNorms, ImportOptions, Mode, Student};
+use crate::student::{Executor, FoldedNorms, ImportOptions, Mode, Pass, Student, TensorId};
 use crate::trainer::source::Source;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ const BATCH: usize = 64;
 /// elements in total (four images of 224×224), since it takes about a hundred times as long.
 const EXACT_SAMPLES: usize = 16;
 const EXACT_ELEMENTS: usize = 4 * 3 * 224 * 224;
-/// The allowed difference of a sample's logits, relative to the largest, whatever their own error.
+/// The allowed difference of a sample's values, relative to the largest, whatever their own error.
 const BOUND: f64 = 1e-3;
 /// The allowed difference as a multiple of the float32 error: Winograd's transforms have forty
 /// times the error of direct sums, and few samples show less than the worst of many.
@@ -32,42 +32,64 @@ const TIE: f64 = 8.0;
 /// The share of decisions, ties excluded, that must be the same.
 const AGREEMENT: f64 = 0.99;
 
-/// How far ONNX Runtime's logits are from the trainer's, and the yardstick for it.
+/// How far ONNX Runtime's outputs are from the trainer's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parity {
+    /// The class logits, or else the first output.
+    #[serde(flatten)]
+    pub first: OutputParity,
+    /// The other outputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OutputParity>,
+    /// ONNX Runtime's version.
+    pub runtime: String,
+}
+
+/// How far ONNX Runtime's values of an output are from the trainer's, and the yardstick for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutputParity {
+    /// The output's name; empty if an earlier build wrote the report.
+    #[serde(default)]
+    pub output: String,
+    /// Whether it holds class logits.
+    #[serde(default = "yes")]
+    pub classes: bool,
     /// Samples compared.
     pub samples: usize,
-    /// max |Δ| over all logits.
+    /// max |Δ| over all values.
     pub max_difference: f64,
-    /// The largest max |Δ| / max(1, max |logit|) of any sample.
+    /// The largest max |Δ| / max(1, max |value|) of any sample.
     pub max_relative: f64,
     /// The upper limit for `max_relative`: 1e-3, or a multiple of the float32 error.
     pub bound: f64,
     /// How far both are from float64; `None` if no sample could be compared with it.
     #[serde(default)]
     pub float32_error: Option<Float32Error>,
-    /// The classes that the two decide for.
+    /// What the two decide for: classes, or the values of an output of integers.
     #[serde(default)]
     pub decisions: Decisions,
-    /// Samples for which the trainer's own logits are not finite; excluded.
+    /// Samples for which the trainer's own values are not finite; excluded.
     #[serde(default)]
     pub diverged: usize,
-    /// Samples for which only ONNX Runtime's logits are not finite.
+    /// Samples for which only ONNX Runtime's values are not finite.
     #[serde(default)]
     pub lost: usize,
-    /// ONNX Runtime's version.
-    pub runtime: String,
+}
+
+/// Earlier builds compared class logits alone.
+fn yes() -> bool {
+    true
 }
 
 /// The largest distance from the same graph and weights in float64, measured like
-/// [`Parity::max_relative`].
+/// [`OutputParity::max_relative`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Float32Error {
     /// Samples computed in float64.
     pub samples: usize,
-    /// The distance of the trainer's logits.
+    /// The distance of the trainer's values.
     pub trainer: f64,
-    /// The distance of ONNX Runtime's logits.
+    /// The distance of ONNX Runtime's values.
     pub runtime: f64,
 }
 
@@ -79,21 +101,48 @@ impl Float32Error {
     }
 }
 
-/// The classes that the two decide for.
+/// What the two decide for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decisions {
-    /// Samples whose two largest logits differ by more than the float32 error.
+    /// Samples whose two largest logits differ by more than the float32 error, or all integers.
     pub clear: usize,
-    /// Those for which both decide for the same class.
+    /// Those for which both decide for the same.
     pub same: usize,
 }
 
 impl Parity {
+    /// Every output that was compared.
+    pub fn outputs(&self) -> impl Iterator<Item = &OutputParity> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// max |Δ| over all outputs.
+    #[must_use]
+    pub fn max_difference(&self) -> f64 {
+        self.outputs().fold(0.0, |most, output| output.max_difference.max(most))
+    }
+
     /// Fails if the exported model is not the function that was trained.
     ///
     /// # Errors
-    /// A failed check: how far apart the two are.
+    /// A failed check: which output differs, and by how much.
     pub fn check(&self) -> Result<()> {
+        self.outputs().try_for_each(OutputParity::check)
+    }
+
+    /// Warns of problems with a student that the check does not cover.
+    pub(super) fn warn(&self, monitor: &dyn Monitor) {
+        self.outputs().for_each(|output| output.warn(monitor));
+    }
+}
+
+impl OutputParity {
+    /// How messages call it.
+    fn name(&self) -> String {
+        if self.classes { "logits".to_owned() } else { format!("output `{}`", self.output) }
+    }
+
+    fn check(&self) -> Result<()> {
         let fail = |what: String| {
             let (error, hint) = match self.float32_error {
                 Some(Float32Error { trainer, runtime, .. }) => (
@@ -105,14 +154,15 @@ impl Parity {
                 ),
                 None => (String::new(), ""),
             };
-            let what = format!("parity: logits of student.onnx in ONNX Runtime: {what}{error}");
+            let name = self.name();
+            let what = format!("parity: {name} of student.onnx in ONNX Runtime: {what}{error}");
             Err(Error::check(what)
                 .hint(format!("{hint}report this: the file is not what was trained")))
         };
         let Decisions { clear, same } = self.decisions;
         if self.lost > 0 {
             return fail(format!(
-                "expected finite ones as the trainer's, found others for {} of {} samples",
+                "expected finite values as the trainer's, found others for {} of {} samples",
                 self.lost, self.samples
             ));
         }
@@ -123,23 +173,25 @@ impl Parity {
             ));
         }
         if !is_agreement(self.decisions) {
-            return fail(format!(
-                "expected the trainer's class for {clear} samples, found it for {same}"
-            ));
+            return fail(if self.classes {
+                format!("expected the trainer's class for {clear} samples, found it for {same}")
+            } else {
+                format!("expected the trainer's {clear} integers, found {same} of them")
+            });
         }
         Ok(())
     }
 
-    /// Warns of problems with a student that the check does not cover.
-    pub(super) fn warn(&self, monitor: &dyn Monitor) {
-        let Self { samples, diverged, lost, decisions, bound, .. } = *self;
+    fn warn(&self, monitor: &dyn Monitor) {
+        let Self { samples, diverged, lost, decisions, bound, classes, .. } = *self;
+        let name = self.name();
         if diverged > 0 {
             monitor.warn(&format!(
-                "the run has diverged: the student's logits are not finite for {diverged} of \
+                "the run has diverged: the student's {name} are not finite for {diverged} of \
                  {samples} samples (a lower --lr, or clip in the recipe)"
             ));
         }
-        if bound > BOUND && decisions.clear == 0 && samples > diverged + lost {
+        if classes && bound > BOUND && decisions.clear == 0 && samples > diverged + lost {
             monitor.warn(
                 "the student's logits are within their rounding error of each other for every \
                  sample: there is nothing to compare yet",
@@ -155,9 +207,15 @@ fn is_agreement(Decisions { clear, same }: Decisions) -> bool {
 
 impl fmt::Display for Parity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "parity max |Δlogit| {:.2e} on {} samples", self.max_difference, self.samples)?;
-        match self.float32_error.map(Float32Error::of_rounding) {
-            Some(error) if self.bound > BOUND => {
+        let count = 1 + self.others.len();
+        let what = if self.first.classes { "Δlogit" } else { "Δ" };
+        write!(f, "parity max |{what}| {:.2e}", self.max_difference())?;
+        write!(f, " on {} samples", self.first.samples)?;
+        if count > 1 {
+            write!(f, " of {count} outputs")?;
+        }
+        match self.first.float32_error.map(Float32Error::of_rounding) {
+            Some(error) if self.first.bound > BOUND => {
                 write!(f, ", float32 error {:.1} %", 100.0 * error)
             }
             _ => Ok(()),
@@ -165,34 +223,77 @@ impl fmt::Display for Parity {
     }
 }
 
-/// Logits `[sample, class]` of the same samples.
-struct Logits<'a> {
-    classes: usize,
-    trainer: &'a [f32],
-    runtime: &'a [f32],
-    /// The logits of the first samples.
-    exact: &'a [f64],
+/// An output to compare.
+struct Compared {
+    name: String,
+    tensor: TensorId,
+    classes: bool,
+    /// Whether the file declares integers.
+    integers: bool,
 }
 
-/// Runs the first samples through both, and some of them in float64.
+/// Its values `[sample, value]` of the same samples.
+#[derive(Default)]
+struct OutputValues {
+    trainer: Vec<f32>,
+    runtime: Vec<f32>,
+    /// The values of the first samples.
+    exact: Vec<f64>,
+}
+
+/// The class logits if there are any, then the outputs that depend on the data.
+fn compared(
+    student: &Student,
+    model: &Model,
+    classes: Option<TensorId>,
+    shapes: &[Vec<usize>],
+) -> Result<Vec<Compared>> {
+    let integers = |name: &str| {
+        let declared = model.outputs().into_iter().find(|output| output.name == name);
+        declared.and_then(|output| output.dtype).is_some_and(|dtype: Dtype| !dtype.is_float())
+    };
+    let mut all = Vec::new();
+    for output in student.outputs() {
+        if student.shape(output.tensor, shapes)?.is_some() {
+            all.push(Compared {
+                name: output.name.clone(),
+                tensor: output.tensor,
+                classes: classes == Some(output.tensor),
+                integers: integers(&output.name),
+            });
+        }
+    }
+    if let (Some(tensor), false) = (classes, all.iter().any(|output| output.classes)) {
+        let name = logits::of_student(model)
+            .ok_or_else(|| Error::internal("parity: the exported student lost its logits"))?;
+        all.push(Compared { name, tensor, classes: true, integers: false });
+    }
+    all.sort_by_key(|output| !output.classes);
+    Ok(all)
+}
+
+/// Runs the first samples through both, and some of them in float64. `classes`: the student's class
+/// logits, if it has any.
 pub(super) fn parity(
     student: &Student,
     model: &Model,
+    classes: Option<TensorId>,
     samples: &Source<'_>,
     host: &Host<'_>,
 ) -> Result<Parity> {
     let runtime = host.runtime()?;
     let options = SessionOptions { device: Device::Cpu, threads: host.threads };
-    let outputs = [logits::of_student(model).ok_or_else(|| {
-        Error::input("student: expected a first output [batch, classes], found another")
-    })?];
-    let mut session = Session::new(&runtime, model, &outputs, &options)?;
+    let first = samples.batch(0, 0..1)?;
+    let shapes: Vec<Vec<usize>> = first.inputs.iter().map(|t| t.dims().to_vec()).collect();
+    let outputs = compared(student, model, classes, &shapes)?;
+    let names: Vec<String> = outputs.iter().map(|output| output.name.clone()).collect();
+    let mut session = Session::new(&runtime, model, &names, &options)?;
     let inputs = model.inputs();
     let count = samples.len().min(SAMPLES);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut values: Vec<OutputValues> = outputs.iter().map(|_| OutputValues::default()).collect();
     for start in (0..count).step_by(BATCH) {
         let batch = samples.batch(0, start..(start + BATCH).min(count))?;
-        ours.extend(evaluate(student, &batch.inputs)?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+        let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
         let arrays = batch.inputs.iter().zip(&inputs).map(|(tensor, input)| {
             let array = array(tensor)?;
             // a half-precision student takes half-precision inputs
@@ -202,31 +303,39 @@ pub(super) fn parity(
         let arrays = arrays.collect::<Result<Vec<_>>>()?;
         let named: Vec<(&str, &Array)> =
             inputs.iter().map(|i| i.name.as_str()).zip(&arrays).collect();
-        let results = session.run(&named, &outputs)?;
-        theirs.extend(results.first().map(Array::to_f32).unwrap_or_default());
-        if ours.len() != theirs.len() {
-            return Err(Error::check(format!(
-                "parity: expected {} logits from ONNX Runtime, found {}",
-                ours.len(),
-                theirs.len()
-            )));
+        let results = session.run(&named, &names)?;
+        for ((output, values), theirs) in outputs.iter().zip(&mut values).zip(&results) {
+            let ours = flat(&pass, output.tensor)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let theirs = theirs.to_f32();
+            if ours.len() != theirs.len() {
+                return Err(Error::check(format!(
+                    "parity: {}: expected {} values from ONNX Runtime, found {}",
+                    output.name,
+                    ours.len(),
+                    theirs.len()
+                )));
+            }
+            values.trainer.extend(ours);
+            values.runtime.extend(theirs);
         }
     }
     drop(session);
-    let exact = exact(model, samples)?;
-    Ok(judge(
-        &Logits {
-            classes: ours.len() / count.max(1),
-            trainer: &ours,
-            runtime: &theirs,
-            exact: &exact,
-        },
-        runtime.version,
-    ))
+    exact(model, samples, &outputs, &mut values)?;
+    let mut judged =
+        outputs.iter().zip(&values).map(|(output, values)| judge(output, values, count));
+    let first = judged.next().ok_or_else(|| {
+        Error::input("student: expected outputs that depend on the data, found none")
+    })?;
+    Ok(Parity { first, others: judged.collect(), runtime: runtime.version })
 }
 
-/// The exported graph's logits of the first samples in float64.
-fn exact(model: &Model, samples: &Source<'_>) -> Result<Vec<f64>> {
+/// Adds the exported graph's values of the first samples in float64.
+fn exact(
+    model: &Model,
+    samples: &Source<'_>,
+    outputs: &[Compared],
+    values: &mut [OutputValues],
+) -> Result<()> {
     let options = ImportOptions {
         dtype: DType::F64,
         executor: Executor::Reference,
@@ -234,23 +343,29 @@ fn exact(model: &Model, samples: &Source<'_>) -> Result<Vec<f64>> {
         ..ImportOptions::default()
     };
     let student = Student::import(model, &options)?;
-    let mut logits = Vec::new();
+    let tensor = |output: &Compared| {
+        student.tensor(&output.name).ok_or_else(|| {
+            Error::internal(format!("parity: the exported student lost {}", output.name))
+        })
+    };
+    let tensors = outputs.iter().map(tensor).collect::<Result<Vec<_>>>()?;
     let mut count = EXACT_SAMPLES.min(samples.len());
     let mut sample = 0;
     while sample < count {
         let batch = samples.batch(0, sample..sample + 1)?;
         let elements: usize = batch.inputs.iter().map(Tensor::elem_count).sum();
         count = count.min((EXACT_ELEMENTS / elements.max(1)).max(1));
-        logits.extend(evaluate(&student, &batch.inputs)?.to_vec1::<f64>()?);
+        let pass = student.forward(&batch.inputs, Mode::Eval, &tensors, 0)?;
+        for (values, &tensor) in values.iter_mut().zip(&tensors) {
+            values.exact.extend(flat(&pass, tensor)?.to_vec1::<f64>()?);
+        }
         sample += 1;
     }
-    Ok(logits)
+    Ok(())
 }
 
-/// A student's logits at inference, concatenated.
-fn evaluate(student: &Student, inputs: &[Tensor]) -> Result<Tensor> {
-    let pass = student.forward(inputs, Mode::Eval, &[], 0)?;
-    Ok(pass.value(student.logits())?.flatten_all()?)
+fn flat(pass: &Pass<'_>, tensor: TensorId) -> Result<Tensor> {
+    Ok(pass.value(tensor)?.to_device(&candle_core::Device::Cpu)?.flatten_all()?)
 }
 
 fn array(tensor: &Tensor) -> Result<Array> {
@@ -263,15 +378,17 @@ fn array(tensor: &Tensor) -> Result<Array> {
     Array::new(tensor.dims().to_vec(), values)
 }
 
-/// Judges the computed logits. `version`: ONNX Runtime's.
-fn judge(logits: &Logits<'_>, version: String) -> Parity {
-    let classes = logits.classes.max(1);
+/// Judges the computed values of an output of so many samples.
+fn judge(output: &Compared, values: &OutputValues, samples: usize) -> OutputParity {
+    let width = (values.trainer.len() / samples.max(1)).max(1);
     let rows = || {
-        let exact = logits.exact.chunks(classes).map(Some).chain(std::iter::repeat(None));
-        logits.trainer.chunks(classes).zip(logits.runtime.chunks(classes)).zip(exact)
+        let exact = values.exact.chunks(width).map(Some).chain(std::iter::repeat(None));
+        values.trainer.chunks(width).zip(values.runtime.chunks(width)).zip(exact)
     };
-    let mut parity = Parity {
-        samples: rows().count(),
+    let mut parity = OutputParity {
+        output: output.name.clone(),
+        classes: output.classes,
+        samples,
         max_difference: 0.0,
         max_relative: 0.0,
         bound: BOUND,
@@ -279,8 +396,13 @@ fn judge(logits: &Logits<'_>, version: String) -> Parity {
         decisions: Decisions::default(),
         diverged: 0,
         lost: 0,
-        runtime: version,
     };
+    if output.integers {
+        let pairs = values.trainer.iter().zip(&values.runtime);
+        let same = pairs.filter(|(ours, theirs)| ours.total_cmp(theirs).is_eq()).count();
+        parity.decisions = Decisions { clear: values.trainer.len(), same };
+        return parity;
+    }
     for ((trainer, runtime), exact) in rows() {
         match (is_finite(trainer), is_finite(runtime)) {
             (false, _) => parity.diverged += 1,
@@ -306,26 +428,34 @@ fn judge(logits: &Logits<'_>, version: String) -> Parity {
     }
     let rounding = parity.float32_error.map_or(0.0, Float32Error::of_rounding);
     parity.bound = BOUND.max(FACTOR * rounding);
-    let tie = BOUND.max(TIE * rounding);
-    for ((trainer, runtime), _) in rows() {
+    if output.classes {
+        let tie = BOUND.max(TIE * rounding);
+        parity.decisions = decisions(rows().map(|(row, _)| row), tie);
+    }
+    parity
+}
+
+/// What the trainer and ONNX Runtime decide for, ties excluded.
+fn decisions<'a>(rows: impl Iterator<Item = (&'a [f32], &'a [f32])>, tie: f64) -> Decisions {
+    let mut found = Decisions::default();
+    for (trainer, runtime) in rows {
         let (Some((class, margin)), true) = (decision(trainer), is_finite(trainer)) else {
             continue;
         };
         // both logits can be off, in opposite directions
         if margin > 2.0 * tie * scale(trainer) && is_finite(runtime) {
-            parity.decisions.clear += 1;
-            parity.decisions.same +=
-                usize::from(decision(runtime).is_some_and(|(theirs, _)| theirs == class));
+            found.clear += 1;
+            found.same += usize::from(decision(runtime).is_some_and(|(theirs, _)| theirs == class));
         }
     }
-    parity
+    found
 }
 
 fn is_finite(row: &[f32]) -> bool {
     row.iter().all(|x| x.is_finite())
 }
 
-/// max(1, max |logit|).
+/// max(1, max |value|).
 fn scale(row: &[f32]) -> f64 {
     row.iter().fold(1.0, |scale, &x| scale.max(f64::from(x).abs()))
 }
@@ -353,6 +483,17 @@ mod tests {
     const CLASSES: usize = 4;
     const ROWS: usize = 100;
 
+    static LOGITS: std::sync::LazyLock<Compared> = std::sync::LazyLock::new(|| Compared {
+        name: "logits".into(),
+        tensor: TensorId(0),
+        classes: true,
+        integers: false,
+    });
+
+    fn values(trainer: &[f32], runtime: &[f32], exact: Vec<f64>) -> OutputValues {
+        OutputValues { trainer: trainer.to_vec(), runtime: runtime.to_vec(), exact }
+    }
+
     /// Logits of a sample in float64, the largest about 2e4, as from immature running statistics.
     fn exact(row: usize) -> [f64; CLASSES] {
         let mut logits = [100.0, -3000.0, 9000.0, 1.0];
@@ -374,8 +515,8 @@ mod tests {
 
     fn judged(trainer: &[f32], runtime: &[f32]) -> Parity {
         let exact: Vec<f64> = (0..EXACT_SAMPLES).flat_map(exact).collect();
-        let logits = Logits { classes: CLASSES, trainer, runtime, exact: &exact };
-        let parity = judge(&logits, "1.32.0".into());
+        let first = judge(&LOGITS, &values(trainer, runtime, exact), ROWS);
+        let parity = Parity { first, others: Vec::new(), runtime: "1.32.0".into() };
         let text = serde_json::to_string(&parity).unwrap();
         assert_eq!(serde_json::from_str::<Parity>(&text).unwrap(), parity, "it is kept as JSON");
         parity
@@ -385,14 +526,14 @@ mod tests {
     fn two_roundings_of_one_function_agree_whatever_its_logits() {
         let parity = judged(&rounded(1e-7, 1.0), &rounded(1e-7, 2.0));
         parity.check().unwrap();
-        assert!((parity.bound - BOUND).abs() < 1e-12 && parity.samples == ROWS);
-        assert_eq!(parity.decisions, Decisions { clear: ROWS, same: ROWS });
+        assert!((parity.first.bound - BOUND).abs() < 1e-12 && parity.first.samples == ROWS);
+        assert_eq!(parity.first.decisions, Decisions { clear: ROWS, same: ROWS });
         assert!(!parity.to_string().contains("float32 error"), "{parity}");
 
         // immature statistics: off by hundreds, but no more than float32 itself
         let parity = judged(&rounded(1e-2, 1.0), &rounded(1e-2, 2.0));
         parity.check().unwrap();
-        assert!(parity.max_difference > 100.0 && parity.max_relative > 10.0 * BOUND);
+        assert!(parity.first.max_difference > 100.0 && parity.first.max_relative > 10.0 * BOUND);
         assert!(parity.to_string().contains("float32 error 1.0 %"), "{parity}");
     }
 
@@ -425,16 +566,14 @@ mod tests {
         judged(&trainer, &runtime).check().unwrap();
         runtime.chunks_mut(CLASSES).skip(20).take(20).for_each(swap);
         let parity = judged(&trainer, &runtime);
-        assert!(parity.max_relative < parity.bound, "{parity:?}");
+        assert!(parity.first.max_relative < parity.first.bound, "{parity:?}");
         assert!(parity.check().unwrap_err().to_string().contains("expected the trainer's class"));
 
         // two logits that rounding can swap decide nothing
         let tie = |first: f32| [first, 2e4, -1e4, 0.0].repeat(ROWS);
         let exact: Vec<f64> = tie(2e4).into_iter().map(f64::from).collect();
         let (trainer, runtime) = (tie(20_020.0), tie(19_980.0));
-        let logits =
-            Logits { classes: CLASSES, trainer: &trainer, runtime: &runtime, exact: &exact };
-        let parity = judge(&logits, String::new());
+        let parity = judge(&LOGITS, &values(&trainer, &runtime, exact), ROWS);
         parity.check().unwrap();
         assert_eq!(parity.decisions.clear, 0);
     }
@@ -447,14 +586,14 @@ mod tests {
         for runtime in [&rounded(1e-7, 2.0), &broken] {
             let parity = judged(&broken, runtime);
             parity.check().unwrap();
-            assert_eq!((parity.diverged, parity.lost), (2, 0));
+            assert_eq!((parity.first.diverged, parity.first.lost), (2, 0));
         }
         let parity = judged(&rounded(1e-7, 2.0), &broken);
-        assert_eq!((parity.diverged, parity.lost), (0, 2));
+        assert_eq!((parity.first.diverged, parity.first.lost), (0, 2));
         assert!(parity.check().unwrap_err().to_string().contains("2 of 100 samples"));
         let nothing = vec![f32::NAN; ROWS * CLASSES];
         let parity = judged(&nothing, &nothing);
         parity.check().unwrap();
-        assert_eq!((parity.diverged, parity.float32_error), (ROWS, None));
+        assert_eq!((parity.first.diverged, parity.first.float32_error), (ROWS, None));
     }
 }

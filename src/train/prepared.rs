@@ -8,7 +8,7 @@ use super::report::Report;
 use super::student::import;
 use super::{again, device, metadata, outputs, parity};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, Train};
+use crate::recipe::Train;
 use crate::student::Student;
 use crate::trainer::epochs::{self, Options, Training};
 use crate::trainer::loader::Steps;
@@ -41,7 +41,8 @@ pub(super) struct Ready {
     student: Student,
     /// The names of the student's inputs.
     inputs: Vec<String>,
-    terms: Vec<CriterionRecipe>,
+    /// Why the student's first output is not taken for class logits, if it is not.
+    no_classes: Option<String>,
     /// The pairs of each term.
     pairs: Vec<Vec<Pair>>,
     objective: Objective,
@@ -60,9 +61,9 @@ pub fn prepare(job: &Job, host: &Host<'_>) -> Result<Prepared> {
         There::Finished(report) => State::Finished(report),
         There::Begun | There::Nothing => {
             let student = import(&model, &settled, host)?;
-            let terms = material.terms(&settled.recipe, host)?;
-            outputs::check_runtime(&student, host)?;
-            State::Ready(Box::new(Ready::new(student, terms, &settled, &material, host)?))
+            let ready = Ready::new(&model, student, &settled, &material, host)?;
+            outputs::check_runtime(&ready.student, host)?;
+            State::Ready(Box::new(ready))
         }
     };
     Ok(Prepared { settled, material, model, folder, state })
@@ -78,19 +79,21 @@ pub(super) fn folder_of(settled: &Settled, material: &Material, model: &Model) -
 impl Ready {
     /// The terms of the loss on their pairs.
     pub(super) fn new(
+        model: &Model,
         student: Student,
-        terms: Vec<CriterionRecipe>,
         settled: &Settled,
         material: &Material,
         host: &Host<'_>,
     ) -> Result<Self> {
         let inputs = student.inputs().iter().map(|input| input.name.clone()).collect();
+        let no_classes = outputs::no_classes(model, &student, material)?;
+        let terms = material.terms(&settled.recipe, no_classes.as_deref(), host)?;
         let pairs = material.pairs(&terms, &student, host)?;
         if let (Some(cache), Some(folder)) = (material.cache(), &settled.job.cache) {
             again::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;
         }
         let objective = material.objective(settled, &terms, &pairs, &student)?;
-        Ok(Self { student, inputs, terms, pairs, objective })
+        Ok(Self { student, inputs, no_classes, pairs, objective })
     }
 
     /// The training data of a step.
@@ -128,9 +131,11 @@ impl Prepared {
             State::Finished(report) => return finished(*report),
             State::Ready(ready) => ready,
         };
-        let Ready { student, inputs, terms, pairs, objective } = &*ready;
+        let Ready { student, inputs, no_classes, pairs, objective } = &*ready;
         let source = ready.source(&settled, &material, &model)?;
-        outputs::check(&model.onnx, student, &material, &source, terms, host)?;
+        let other = no_classes.as_deref();
+        let classes =
+            outputs::check(&model.onnx, student, &material, &source, objective, other, host)?;
         let learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
         let test = material.test(model.preprocess.as_ref(), inputs);
         material.note_views(&settled.recipe, host);
@@ -150,6 +155,7 @@ impl Prepared {
             recipe: &settled.recipe,
             objective,
             student,
+            classes,
             source: &source,
             test: test.as_ref(),
             folder: &lock,
@@ -180,7 +186,7 @@ impl Prepared {
             parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
             pairs: pairs.concat(),
             outcome,
-            parity: parity::parity(student, &exported, &samples, host)?,
+            parity: parity::parity(student, &exported, classes, &samples, host)?,
             settings: folder.settings().clone(),
         };
         report.parity.warn(host.monitor);
@@ -228,5 +234,13 @@ fn announce(
             ));
             seen.push(pair);
         }
+    }
+    let suggested =
+        objective.terms.iter().find(|term| term.recipe.pairs.is_empty() && !term.pairs.is_empty());
+    if let Some(term) = suggested {
+        host.monitor.note(&format!(
+            "pairs are suggestions: --criterion '{}:pair=TEACHER>STUDENT' names others",
+            term.recipe.name()
+        ));
     }
 }

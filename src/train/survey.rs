@@ -116,8 +116,7 @@ fn resolve(
     host: &Host<'_>,
 ) -> Result<usize> {
     let student = import(model, settled, host)?;
-    let terms = material.terms(&settled.recipe, host)?;
-    let ready = Ready::new(student, terms, settled, material, host)?;
+    let ready = Ready::new(model, student, settled, material, host)?;
     let source = ready.source(settled, material, model)?;
     let Train { batch, drop_last, epochs, .. } = settled.recipe;
     Ok(Steps { rows: source.len(), batch, drop_last }.per_epoch() * epochs)

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Train;
 use crate::storage::{self, Lock};
-use crate::student::{Mode, Student};
+use crate::student::{Mode, Student, TensorId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub struct Training<'a> {
     pub objective: &'a Objective,
     /// The student, trained in place.
     pub student: &'a Student,
+    /// The student's class logits, whose accuracy is measured; `None` if it has none.
+    pub classes: Option<TensorId>,
     /// The training data.
     pub source: &'a Source<'a>,
     /// The evaluation data.
@@ -258,7 +260,8 @@ impl Trainer<'_> {
         let Training { student, objective, .. } = *self.run;
         let clock =
             Clock { step, steps_per_epoch: self.steps.per_epoch(), total_steps: self.total };
-        let settings = Settings { clock, lr, clip: self.run.recipe.clip, seed };
+        let clip = self.run.recipe.clip;
+        let settings = Settings { clock, lr, clip, classes: self.run.classes, seed };
         let Stepped { value, norm, counts, .. } = step::step(
             student,
             objective,
@@ -293,15 +296,16 @@ impl Trainer<'_> {
 
     fn end_epoch(&mut self) -> Result<()> {
         let (images_per_second, data_wait) = self.epoch.rates();
-        self.position.test = match self.run.test {
-            Some(test) => evaluate(
+        self.position.test = match (self.run.test, self.run.classes) {
+            (Some(test), Some(classes)) => evaluate(
                 self.run.student,
+                classes,
                 test,
                 self.run.recipe.batch,
                 self.run.options.loader_threads,
                 self.run.monitor,
             )?,
-            None => None,
+            _ => None,
         };
         let (loss, parts) = self.position.sums.means();
         let epoch = self.position.step / self.steps.per_epoch();
@@ -370,27 +374,28 @@ impl Trainer<'_> {
     }
 }
 
-/// Accuracy and cross-entropy in eval mode; `None` when no sample has a label.
+/// Accuracy and cross-entropy of the class logits `classes` in eval mode; `None` when no sample has
+/// a label.
 ///
 /// # Errors
 /// When a sample cannot be read or does not fit the student.
 #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
 pub fn evaluate(
     student: &Student,
+    classes: TensorId,
     test: &Source<'_>,
     batch: usize,
     threads: usize,
     monitor: &dyn Monitor,
 ) -> Result<Option<Evaluation>> {
     let steps = Steps { rows: test.len(), batch, drop_last: false };
-    let logits = student.logits();
     let (mut correct, mut labeled, mut loss) = (0, 0, 0.0);
     monitor.begin("test", "images", test.len() as u64, 0);
     stream(test, steps, 0..steps.per_epoch(), threads, |batches| {
         for _ in 0..steps.per_epoch() {
             let batch = batches.take()?;
             let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
-            let scores = pass.value(logits)?;
+            let scores = pass.value(classes)?;
             let (right, known) = count_correct(scores, &batch.labels)?;
             loss += cross_entropy(scores, &batch.labels, 0.0)?.value * known as f64;
             correct += right;

@@ -6,7 +6,7 @@ use super::optimizer::Optimizer;
 use super::schedule::Clock;
 use super::source::Batch;
 use crate::error::{Context, Error, Result};
-use crate::student::{Mode, Student};
+use crate::student::{Mode, Student, TensorId};
 use candle_core::{D, DType, Device, Tensor};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Settings {
     /// Largest norm of the gradient, applied separately to the student's and to that of the
     /// criteria's modules.
     pub clip: Option<f64>,
+    /// The class logits whose accuracy is counted, if there are any.
+    pub classes: Option<TensorId>,
     /// Key of the dropout masks.
     pub seed: u64,
 }
@@ -65,14 +67,16 @@ pub fn step(
 ) -> Result<Stepped> {
     let step = settings.clock.step;
     let mut times = Times::default();
-    let logits = student.logits();
     let pass = timed(&mut times.forward, || {
         student.forward(&batch.inputs, Mode::Train, &objective.keep, settings.seed)
     })?;
     let mut value =
         timed(&mut times.criteria, || objective.evaluate(&pass, batch, settings.clock, learnable))?;
     check_finite(step, objective, &value)?;
-    let counts = count_correct(pass.value(logits)?, &batch.main_labels())?;
+    let counts = match settings.classes {
+        Some(classes) => count_correct(pass.value(classes)?, &batch.main_labels())?,
+        None => (0, 0),
+    };
     let seeds = std::mem::take(&mut value.seeds);
     let gradients = timed(&mut times.backward, || pass.backward(seeds))?;
     let norm = timed(&mut times.update, || {

@@ -1,6 +1,6 @@
-//! The benchmarks, with `NST_SLOW` (a program to link): what each criterion takes in a process of its own, and what is refused. Neuron
-//! selectivity transfer is held to a gigabyte at a size whose `[batch, channels, channels,
-//! positions]` tensor would take 17 GB three times over.
+//! The benchmarks, with `NST_SLOW` (a program to link): what each criterion takes in a process of
+//! its own, and what is refused. Neuron selectivity transfer is held to a gigabyte at a size whose
+//! `[batch, channels, channels, positions]` tensor would take 17 GB three times over.
 
 #![cfg(target_os = "linux")]
 

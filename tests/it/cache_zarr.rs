@@ -39,6 +39,7 @@ fn plan(codec: Codec) -> CachePlan {
             tensor: "/conv/Relu_output_0".into(),
             role: Role::Map,
             stage: Some(1),
+            output: false,
             map: None,
             batch_norm: None,
         }],

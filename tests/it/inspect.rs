@@ -35,7 +35,8 @@ fn look(path: &Path) -> (Model, Probe, Vec<Tap>) {
     let model = Model::read(path).unwrap();
     let probe = probe(&runtime(), &model, &feeds(&model, None, &Feeding::default()).unwrap())
         .unwrap_or_else(|e| panic!("{}: {}", path.display(), e.chain()));
-    let taps = tap::candidates(&model, &probe.shapes);
+    let found = logits::find(&model, &probe.shapes, 0).ok().map(|logits| logits.tensor);
+    let taps = tap::candidates(&model, &probe.shapes, found.as_deref());
     (model, probe, taps)
 }
 

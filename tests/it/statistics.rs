@@ -12,7 +12,7 @@ use nst_cache::cache::{self, Cache, Manifest};
 use nst_cache::data::{PreprocessOptions, Take};
 use nst_cache::extract::{self, ExtractReport};
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{Extract, Keep, PairRecipe, Train};
+use nst_cache::recipe::{Extract, Keep, PairRecipe, Teaching, Train};
 use nst_cache::runtime::Runtime;
 use nst_cache::statistic::{Maps, Statistic, compute};
 use nst_cache::storage::Lock;
@@ -312,7 +312,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     )
     .unwrap();
     let cache = Cache::open(cache).unwrap();
-    let terms = recipe.terms(true);
+    let terms = recipe.terms(Teaching::Maps);
     let maps = pairing::student_maps(&student.taps(&[vec![1, 1, 28, 28]]).unwrap());
     let pair = PairRecipe { teacher: "deep".into(), student: "layer2".into() };
     let pairs =
@@ -336,6 +336,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
         recipe: &recipe,
         objective: &objective,
         student: &student,
+        classes: Some(student.logits()),
         source: &source,
         test: None,
         folder: &lock,

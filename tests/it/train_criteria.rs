@@ -20,7 +20,7 @@ use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
-    CriterionRecipe, Gates, OptimizerRecipe, Sakd, SakdMode, ScheduleRecipe, Train,
+    CriterionRecipe, Gates, OptimizerRecipe, Sakd, SakdMode, ScheduleRecipe, Teaching, Train,
 };
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
@@ -72,6 +72,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
             tensor: tensor.into(),
             role,
             stage,
+            output: false,
             map: None,
             batch_norm: None,
         });
@@ -173,7 +174,7 @@ fn train(
     let general = ImportOptions { executor: Executor::Reference, ..ImportOptions::default() };
     let student = Student::import(&model, &general)?;
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
-    let terms = recipe.terms(true);
+    let terms = recipe.terms(Teaching::Maps);
     let pairs = terms
         .iter()
         .map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache))
@@ -210,6 +211,7 @@ fn train(
         recipe: &recipe,
         objective: &objective,
         student: &student,
+        classes: Some(student.logits()),
         source: &source,
         test: None,
         folder: &lock,

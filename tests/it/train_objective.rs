@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use nst_cache::data;
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{CriterionRecipe, Train};
+use nst_cache::recipe::{CriterionRecipe, Teaching, Train};
 use nst_cache::statistic::Statistic;
 use nst_cache::student::{ImportOptions, Mode, Student, preset};
 use nst_cache::trainer::loss::{Learnable, Objective};
@@ -113,7 +113,7 @@ fn terms_of_one_name_are_told_apart() {
         criteria: ["nst", "nst:degree=3", "kd"].map(|t| t.parse().unwrap()).into(),
         ..Train::default()
     };
-    let terms = recipe.terms(true);
+    let terms = recipe.terms(Teaching::Maps);
     let objective = Objective::new(&terms, &vec![Vec::new(); terms.len()], 0.0, &student).unwrap();
     let names: Vec<&str> = objective.terms.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["ce", "nst-poly", "nst-poly#2", "kd"]);

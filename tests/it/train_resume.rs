@@ -8,7 +8,7 @@ use crate::support::{StopAfter, preprocess};
 use nst_cache::data::{self, Augment, DataSpec, Dataset, Take};
 use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};
-use nst_cache::recipe::Train;
+use nst_cache::recipe::{Teaching, Train};
 use nst_cache::storage::Lock;
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::trainer::epochs::{Options, Training, run};
@@ -50,7 +50,7 @@ fn train_as(
     };
     let model = preset::build("resnet8", 10, [1, 28, 28], recipe.seed)?;
     let student = Student::import(&model, &ImportOptions::default())?;
-    let terms = recipe.terms(false);
+    let terms = recipe.terms(Teaching::Labels);
     let objective = Objective::new(&terms, &[Vec::new()], 0.0, &student)?;
     let take = Take { limit: Some(SAMPLES), shuffle: None };
     let source = Source::Data(DataSource::training(
@@ -68,6 +68,7 @@ fn train_as(
         recipe: &recipe,
         objective: &objective,
         student: &student,
+        classes: Some(student.logits()),
         source: &source,
         test: None,
         folder: &lock,

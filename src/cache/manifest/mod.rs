@@ -125,6 +125,9 @@ pub struct TapRecord {
     pub role: Role,
     /// The spatial stage it belongs to, if any.
     pub stage: Option<usize>,
+    /// Whether it is an output of the teacher.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output: bool,
     /// The map that its statistics are computed from; `None` if only the features are stored, whose
     /// array implies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,10 +245,13 @@ impl Manifest {
     /// Adds constant inputs, other element types and other batch axes: an older reader would feed
     /// the teacher differently.
     pub const FORMAT_FEEDING: u32 = 5;
-    /// Adds digests of the row arrays; every cache that this program writes has this version.
+    /// Adds digests of the row arrays; every cache that this program writes has this version or a
+    /// later one.
     pub const FORMAT_SUMS: u32 = 6;
+    /// Adds outputs that are no class logits, of any shape.
+    pub const FORMAT_OUTPUTS: u32 = 7;
     /// The latest version that this program reads.
-    pub const FORMAT_LAST: u32 = Self::FORMAT_SUMS;
+    pub const FORMAT_LAST: u32 = Self::FORMAT_OUTPUTS;
 
     /// The lowest format version that can describe this manifest, which is the one it must have.
     #[must_use]
@@ -259,7 +265,9 @@ impl Manifest {
         let needs_feeding = |spec: &ArraySpec| spec.batch_axis.is_some() || !is_basic(spec.dtype);
         let images = self.data.preprocess.as_ref();
         let images_need_feeding = images.is_some_and(|p| !is_basic(p.dtype) || p.exif_orientation);
-        if !self.row_sums.is_empty() || self.extends.is_some() {
+        if self.taps.iter().any(|tap| tap.output || tap.role == Role::Values) {
+            Self::FORMAT_OUTPUTS
+        } else if !self.row_sums.is_empty() || self.extends.is_some() {
             Self::FORMAT_SUMS
         } else if !self.teacher.constants.is_empty()
             || self.view_arrays.iter().any(needs_feeding)

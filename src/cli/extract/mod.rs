@@ -10,7 +10,9 @@ use super::{Context, emit, emit_json};
 use crate::data::{Augment, Augmentation, ColorJitter, DataSpec, ViewCount};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
-use crate::recipe::{Compress, CriterionRecipe, Extract, Inputs, Keep, Store, Train};
+use crate::recipe::{
+    Compress, CriterionRecipe, Extract, Inputs, Keep, LogitsChoice, Store, Teaching, Train,
+};
 use crate::runtime::{Device, SessionOptions};
 use clap::ValueEnum;
 use std::num::NonZeroUsize;
@@ -57,9 +59,10 @@ pub struct Args {
     /// (repeat for more) [default: the suggested taps]
     #[arg(long = "tap", value_name = "TENSOR[:nhwc][@HxW][=ALIAS]")]
     taps: Vec<String>,
-    /// Tensor of the logits [default: the first output, before its softmax]
+    /// Tensor of the class logits, or none [default: the first output, before its softmax, if it
+    /// holds them]
     #[arg(long, value_name = "TENSOR")]
-    logits: Option<String>,
+    logits: Option<LogitsChoice>,
     /// What to keep of each map: auto, or some of features,gram,mean,attention,vector,sign
     #[arg(long, value_name = "auto|LIST", default_value = "auto")]
     keep: Keep,
@@ -242,7 +245,7 @@ pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOpt
         None => default_output(&args.teacher)?,
     };
     let criteria = match &args.recipe {
-        Some(path) => Train::read(path)?.terms(true),
+        Some(path) => Train::read(path)?.terms(Teaching::Maps),
         None => args.criteria,
     };
     let mut recipe = Extract {
@@ -253,7 +256,7 @@ pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOpt
         data,
         split: args.split.or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned()),
         taps: args.taps,
-        logits: args.logits,
+        logits: args.logits.unwrap_or_default(),
         keep: args.keep,
         criteria,
         sizes: Vec::new(),

@@ -6,7 +6,10 @@
 //! probabilities are available, their logarithms are logits, since softmax(log p) = p; for a
 //! sigmoid, log(p / (1 − p)) is.
 
+mod evidence;
 mod walk;
+
+pub use evidence::Verdict;
 
 use super::Model;
 use super::proto::NodeProto;
@@ -64,6 +67,33 @@ pub fn of_output(model: &Model) -> Option<LogitCandidates> {
     })
 }
 
+/// Finds the class logits of a model by its first output. `shapes`: each tensor's probed shape,
+/// batch axis first; `classes`: how many the data has, 0 if unknown.
+///
+/// # Errors
+/// Says why there are none.
+#[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
+pub fn find(
+    model: &Model,
+    shapes: &HashMap<String, Vec<Option<usize>>>,
+    classes: usize,
+) -> Result<Logits, String> {
+    let Some(found) = of_output(model) else {
+        return Err(if model.outputs().is_empty() {
+            "the model has no output".to_owned()
+        } else {
+            "the first output is not [batch, classes]".to_owned()
+        });
+    };
+    let mut logits = found.choose(|tensor| row(shapes, tensor))?;
+    match found.judge(model, logits.classes, classes) {
+        Verdict::Logits => {}
+        Verdict::Guess(reason) => logits.note = Some(format!("{reason}: a guess (--logits none)")),
+        Verdict::Other(reason) => return Err(reason),
+    }
+    Ok(logits)
+}
+
 /// A tensor that the user names: it is kept, and converted if it holds probabilities.
 #[must_use]
 pub fn of_tensor(model: &Model, name: &str) -> LogitCandidates {
@@ -111,6 +141,16 @@ impl LogitCandidates {
     pub fn tensors(&self) -> Vec<String> {
         let before = self.ending.as_ref().and_then(|ending| ending.before.clone());
         before.into_iter().chain([self.tensor.clone()]).collect()
+    }
+
+    /// Whether the tensor holds class logits, which the softmax after it shows, or else its name,
+    /// its width and the layer that computes it. `classes`: how many the data has, 0 if unknown.
+    #[must_use]
+    pub fn judge(&self, model: &Model, width: usize, classes: usize) -> Verdict {
+        if self.ending.is_some() || self.is_mixed {
+            return Verdict::Logits;
+        }
+        evidence::judge(model, &self.tensor, width, classes)
     }
 
     /// Chooses the logits by the rows' shapes, which `row` gives without the batch axis.

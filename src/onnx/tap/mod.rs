@@ -12,13 +12,15 @@
 //! the map that they read: the neck's.
 //!
 //! ```no_run
-//! use nst_cache::onnx::{Feeding, Model, tap};
+//! use nst_cache::onnx::{Feeding, Model, logits, tap};
 //! use nst_cache::runtime::{self, Runtime};
 //!
 //! let teacher = Model::read("teacher.onnx".as_ref())?;
 //! let feeds = runtime::feeds(&teacher, None, &Feeding::default())?;
 //! let probe = runtime::probe(&Runtime::load(None)?, &teacher, &feeds)?;
-//! for tap in tap::candidates(&teacher, &probe.shapes).iter().filter(|tap| tap.suggested) {
+//! let logits = logits::find(&teacher, &probe.shapes, 0).ok().map(|logits| logits.tensor);
+//! let taps = tap::candidates(&teacher, &probe.shapes, logits.as_deref());
+//! for tap in taps.iter().filter(|tap| tap.suggested) {
 //!     println!("{} {:?} {:?}", tap.tensor, tap.role, tap.shape);
 //! }
 //! # Ok::<(), nst_cache::error::Error>(())
@@ -31,10 +33,10 @@ mod neck;
 pub use choice::{TapChoice, alias, free, path_name, resolve};
 pub use layout::PREFIX_TOKENS_MAX;
 
+use super::Model;
 use super::flow::{Flow, values};
 use super::operator::{self, Class, Movement};
 use super::proto::NodeProto;
-use super::{Model, logits};
 use crate::array::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -50,6 +52,8 @@ pub enum Role {
     Tokens,
     /// Three-dimensional maps `[N, C, D, H, W]`, stored whole: no statistic is taken of them.
     Volume,
+    /// An output of any other form, stored whole.
+    Values,
     /// One vector per sample, `[N, C]`.
     Vector,
     /// The classifier's output before any softmax, `[N, classes]`.
@@ -76,9 +80,11 @@ pub struct Tap {
     /// Spatial stage, from 1 (the stem and everything of the first size); `None` for 1×1 maps and
     /// anything that is not a map.
     pub stage: Option<usize>,
-    /// Whether it is suggested: the last map of a spatial stage, the penultimate vector, or the
-    /// logits.
+    /// Whether it is suggested: the last map of a spatial stage, the penultimate vector, and the
+    /// logits, or else the outputs.
     pub suggested: bool,
+    /// Whether it is an output of the model.
+    pub output: bool,
 }
 
 impl Tap {
@@ -95,19 +101,24 @@ impl Tap {
 }
 
 /// All candidate taps in graph order, with the suggested ones marked: operator outputs that depend
-/// on the input and have a batch axis. `shapes` holds each tensor's probed shape, batch axis first.
+/// on the input and have a batch axis. `shapes` holds each tensor's probed shape, batch axis first;
+/// `logits` is the tensor of the class logits, if there are any.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
-pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
+pub fn candidates(
+    model: &Model,
+    shapes: &HashMap<String, Vec<Option<usize>>>,
+    logits: Option<&str>,
+) -> Vec<Tap> {
     let flow = Flow::new(model);
-    let found = logits::of_output(model)
-        .and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)).ok());
-    let logits = found.map(|logits| logits.tensor);
+    let outputs: HashSet<&str> =
+        model.graph().output.iter().map(super::proto::ValueInfoProto::name).collect();
     let layouts = layout::of_tensors(model, &flow, shapes);
     let mut taps = Vec::new();
     for node in &model.graph().node {
         for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
             let Some(shape) = shapes.get(tensor) else { continue };
+            let is_output = outputs.contains(tensor);
             let grid = layouts.grids.get(tensor).copied();
             let flattened = layouts.flattened.get(tensor).copied();
             let layout = layouts
@@ -117,18 +128,25 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 .or(flattened.filter(|&l| l == Layout::Nchw && grid.is_some()));
             let role = match shape.get(1..).unwrap_or_default() {
                 // of any rank: a convolution may compute the logits
-                _ if logits.as_deref() == Some(tensor) => Role::Logits,
+                _ if logits == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
                 [Some(1..), Some(1..)] | [Some(1..), Some(1..), Some(1..)] if layout.is_some() => {
                     Role::Map
                 }
                 // channels first, over positions that are not an image's
-                [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) => continue,
+                [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) && !is_output => continue,
+                [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) => Role::Values,
                 [Some(1..), Some(1..)] => Role::Tokens,
                 [Some(1..), Some(1..), Some(1..), Some(1..)]
                     if layouts.volumes.contains(tensor) =>
                 {
                     Role::Volume
+                }
+                row if is_output
+                    && !row.is_empty()
+                    && row.iter().all(|n| n.is_some_and(|n| n > 0)) =>
+                {
+                    Role::Values
                 }
                 _ => continue,
             };
@@ -140,7 +158,8 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 layout: layout.filter(|_| role == Role::Map),
                 grid,
                 stage: None,
-                suggested: role == Role::Logits,
+                suggested: role == Role::Logits || (is_output && logits.is_none()),
+                output: is_output,
             });
         }
     }
@@ -152,8 +171,8 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
             .and_then(|size| stages.iter().position(|&s| s == size))
             .map(|index| index + 1);
     }
-    let mut suggested = last_maps(model, &flow, &taps, stages.len(), logits.as_deref());
-    suggested.extend(logits.as_deref().and_then(|name| penultimate(&flow, shapes, name)));
+    let mut suggested = last_maps(model, &flow, &taps, stages.len(), logits);
+    suggested.extend(logits.and_then(|name| penultimate(&flow, shapes, name)));
     for tap in &mut taps {
         tap.suggested |= suggested.contains(tap.tensor.as_str());
     }

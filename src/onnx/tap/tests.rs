@@ -1,4 +1,5 @@
 use super::*;
+use crate::onnx::logits;
 use crate::onnx::proto::{self, AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoProto};
 
 /// A graph builder that also records the shape of each tensor (for one sample).
@@ -77,21 +78,27 @@ impl Builder {
         Model::from_proto(ModelProto { graph: Some(graph), ..Default::default() }).unwrap()
     }
 
+    fn of(&self, model: &Model) -> Vec<Tap> {
+        let logits = logits::find(model, &self.shapes, 0).ok().map(|logits| logits.tensor);
+        candidates(model, &self.shapes, logits.as_deref())
+    }
+
     fn taps(&self) -> Vec<Tap> {
-        candidates(&self.model("logits", 2), &self.shapes)
+        self.of(&self.model("logits", 2))
     }
 
     fn suggested(&self) -> Vec<String> {
         self.taps().into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
     }
 
-    /// The suggested taps of a model with these outputs, none of which holds logits.
+    /// The suggested inner taps of a model with these outputs, none of which holds logits.
     fn suggested_of(&self, outputs: &[&str]) -> Vec<String> {
-        self.taps_of(outputs).into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
+        let taps = self.taps_of(outputs).into_iter();
+        taps.filter(|t| t.suggested && !t.output).map(|t| t.tensor).collect()
     }
 
     fn taps_of(&self, outputs: &[&str]) -> Vec<Tap> {
-        candidates(&self.model_of(outputs, 3), &self.shapes)
+        self.of(&self.model_of(outputs, 3))
     }
 
     /// An integer tensor, whose shape the probe does not give.
@@ -305,6 +312,10 @@ fn a_pyramid_is_suggested_before_its_heads() {
     b.add("Concat", &["p3.class", "p4.class", "p5.class"], "classes", &[84, 18]);
     b.add("Concat", &["p3.box", "p4.box", "p5.box"], "boxes", &[84, 8]);
     assert_eq!(b.suggested_of(&["classes", "boxes"]), ["stem", "p3", "p4", "p5"]);
+    let outputs: Vec<Tap> =
+        b.taps_of(&["classes", "boxes"]).into_iter().filter(|t| t.output).collect();
+    assert_eq!(outputs.len(), 2);
+    assert!(outputs.iter().all(|t| t.suggested && t.role == Role::Tokens), "{outputs:?}");
 }
 
 /// A path aggregation network: top-down and bottom-up joins; the heads read the maps n3, n4 and n5.

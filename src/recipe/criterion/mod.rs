@@ -70,6 +70,11 @@ impl CriterionRecipe {
         NstPoly::default().into()
     }
 
+    /// The criterion of this name with its defaults.
+    pub(super) fn default_of(name: &str) -> Option<Self> {
+        name.parse().ok()
+    }
+
     /// The name under which metrics list this term: `ce`, `kd`, `nst-poly`, …
     #[must_use]
     pub fn name(&self) -> &'static str {

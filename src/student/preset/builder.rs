@@ -16,7 +16,6 @@ use crate::onnx::proto::{
 use crate::onnx::{Model, tensor_proto};
 
 const INPUT: &str = "input";
-const LOGITS: &str = "logits";
 const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 
@@ -330,8 +329,8 @@ impl Builder {
         self.node("Dropout", name, inputs, vec![], x.shape)
     }
 
-    /// Closes the graph: `logits` becomes its output, with an open batch axis named `batch` on both
-    /// ends.
+    /// Closes the graph: `last` becomes its output of this name, with an open batch axis named
+    /// `batch` on both ends.
     ///
     /// # Errors
     /// When the model does not pass its own checks.
@@ -340,15 +339,16 @@ impl Builder {
         preset: &str,
         description: String,
         input: &Tensor,
-        logits: &Tensor,
+        last: &Tensor,
+        output: &str,
     ) -> Result<Model> {
-        let logits = self.rename(logits, LOGITS.to_owned());
+        let last = self.rename(last, output.to_owned());
         let graph = GraphProto {
             name: Some(preset.to_owned()),
             node: self.nodes,
             initializer: self.initializers,
             input: vec![value_info(&input.name, &input.shape)],
-            output: vec![value_info(&logits.name, &[logits.channels()])],
+            output: vec![value_info(&last.name, &[last.channels()])],
             ..Default::default()
         };
         Model::from_proto(ModelProto {

@@ -1,8 +1,8 @@
 //! Untrained students by name, written as ONNX in training form.
 //!
 //! One family a file. Every network takes `input` [batch, channels, height, width] and gives
-//! `logits` [batch, classes]; the vector before the classifier is `flatten` where it is a global
-//! average.
+//! `logits` [batch, classes] or `embedding` [batch, width]; the vector before the last layer is
+//! `flatten` where it is a global average.
 
 mod builder;
 mod head;
@@ -65,25 +65,43 @@ pub fn names() -> Vec<(&'static str, &'static str)> {
     NAMES.to_vec()
 }
 
+/// What a preset's last layer computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// `logits`, one for each of so many classes.
+    Classes(usize),
+    /// `embedding`, a vector of this width.
+    Embedding(usize),
+}
+
+impl From<usize> for Head {
+    fn from(classes: usize) -> Self {
+        Self::Classes(classes)
+    }
+}
+
 /// Builds a preset for images of `[channels, height, width]`, initialized from `seed` as PyTorch
-/// does for the same network.
+/// does for the same network. `head`: a number of classes, or an embedding.
 ///
 /// # Errors
 /// When the name is unknown (the nearest are listed), or the input is too small for the network.
-pub fn build(name: &str, classes: usize, input: [usize; 3], seed: u64) -> Result<Model> {
-    if classes == 0 {
-        return Err(Error::input("classes: expected at least 1, found 0"));
+pub fn build(name: &str, head: impl Into<Head>, input: [usize; 3], seed: u64) -> Result<Model> {
+    let (width, output, what) = match head.into() {
+        Head::Classes(width) => (width, "logits", "classes"),
+        Head::Embedding(width) => (width, "embedding", "values"),
+    };
+    if width == 0 {
+        return Err(Error::input(format!("{what}: expected at least 1, found 0")));
     }
-    let [channels, height, width] = input;
+    let [channels, rows, columns] = input;
     let mut graph = Builder::new(seed);
     let x = Builder::input(input)?;
-    let logits = network(&mut graph, name, &x, classes)
+    let last = network(&mut graph, name, &x, width)
         .ok_or_else(|| unknown(name))?
-        .context(|| format!("preset {name} for an input of {channels}x{height}x{width}"))?;
-    let description = format!(
-        "{name} for {classes} classes of {channels}x{height}x{width}, untrained, seed {seed}"
-    );
-    graph.finish(name, description, &x, &logits)
+        .context(|| format!("preset {name} for an input of {channels}x{rows}x{columns}"))?;
+    let description =
+        format!("{name} for {width} {what} of {channels}x{rows}x{columns}, untrained, seed {seed}");
+    graph.finish(name, description, &x, &last, output)
 }
 
 /// The network of this name from `x` to its logits; `None` when there is no such name.

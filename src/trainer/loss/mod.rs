@@ -20,7 +20,7 @@ use crate::cache::Manifest;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Sakd};
-use crate::statistic::Statistic;
+use crate::statistic::{LOGITS, Statistic};
 use crate::student::{Pass, Student, TensorId};
 use candle_core::{Device, Tensor};
 use site::{Compared, Site, Stored};
@@ -82,11 +82,11 @@ impl Objective {
                 Subject::Labels => {
                     sites.push(Site { teacher: Compared::Labels, student: student.logits() });
                 }
-                Subject::Logits => {
+                Subject::Logits if pairs.is_empty() => {
                     objective.teacher_logits = true;
                     sites.push(Site { teacher: Compared::Logits, student: student.logits() });
                 }
-                Subject::Maps | Subject::Vectors => {
+                Subject::Maps | Subject::Vectors | Subject::Tensors | Subject::Logits => {
                     for pair in pairs {
                         let id = student.tensor(&pair.student).ok_or_else(|| {
                             Error::input(format!(
@@ -109,15 +109,19 @@ impl Objective {
             } else {
                 format!("{}#{}", recipe.name(), same + 1)
             };
-            let pairs =
-                if recipe.method.spec().subject.is_of_taps() { pairs.clone() } else { Vec::new() };
-            objective.terms.push(Term { name, recipe: recipe.clone(), smoothing, pairs, sites });
+            let (recipe, pairs) = (recipe.clone(), pairs.clone());
+            objective.terms.push(Term { name, recipe, smoothing, pairs, sites });
         }
         Ok(objective)
     }
 
     /// Requests the arrays of a pair's teacher from which a criterion is computed.
     fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Compared> {
+        // the class logits are no tap
+        if pair.teacher == LOGITS && pair.teacher_stored.is_empty() {
+            self.teacher_logits = true;
+            return Ok(Compared::Logits);
+        }
         let statistics = pair.read(criterion)?;
         let mut of = |statistic| {
             statistics

@@ -8,6 +8,7 @@ use crate::data::augment::Parameter;
 use crate::data::{self, Preprocess, Take, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
 use crate::onnx::BatchNorm;
+use crate::statistic::Statistic;
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
@@ -102,7 +103,8 @@ impl<'a> CacheSource<'a> {
         }
         for path in taps {
             let spec = spec(cache, path)?;
-            let is_map = path.ends_with("/features") && spec.row_shape.len() > 1;
+            let alias = Statistic::of_path(path).filter(|(_, s)| *s == Statistic::Features);
+            let is_map = alias.is_some_and(|(alias, _)| cache.manifest().map(alias).is_some());
             let kind = if is_map { Kind::Map(permutation(&spec)?) } else { Kind::Plain };
             columns.push(Column { spec, kind });
         }

@@ -10,7 +10,7 @@ use nst_cache::error::Result;
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Feeding;
-use nst_cache::recipe::{Compress, Extract, Keep, Store};
+use nst_cache::recipe::{Compress, Extract, Keep, LogitsChoice, Store};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub fn recipe(folder: &Path, data: &str) -> Extract {
         data: data.parse().unwrap(),
         split: "train".into(),
         taps: Vec::new(),
-        logits: None,
+        logits: LogitsChoice::Auto,
         keep: Keep::Auto,
         criteria: Vec::new(),
         sizes: Vec::new(),

@@ -153,6 +153,7 @@ fn manifest() -> Manifest {
         tensor: name.into(),
         role: Role::Map,
         stage: None,
+        output: false,
         map: None,
         batch_norm: None,
     };

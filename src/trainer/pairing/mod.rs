@@ -1,6 +1,11 @@
 //! Pairs the teacher's taps with the student's tensors.
 
-use crate::array::Layout;
+mod taps;
+
+pub use taps::{
+    StudentTap, TeacherTap, student_maps, student_vectors, teacher_maps, teacher_vectors,
+};
+
 use crate::cache::Manifest;
 use crate::criterion::{Pairs, Subject, needs};
 use crate::error::{Error, Result};
@@ -8,34 +13,7 @@ use crate::onnx::tap::{Role, Tap};
 use crate::recipe::{CriterionRecipe, PairRecipe};
 use crate::statistic::Statistic;
 use serde::{Deserialize, Serialize};
-
-/// A tap of the teacher in the cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TeacherTap {
-    /// Its name in the cache.
-    pub alias: String,
-    /// The ONNX tensor.
-    pub tensor: String,
-    /// Its spatial stage.
-    pub stage: Option<usize>,
-    /// Channels, height and width of a map; the width of a vector.
-    pub shape: Vec<usize>,
-    /// The statistics that the cache holds of it, with the bytes of a decoded row.
-    pub stored: Vec<(Statistic, usize)>,
-}
-
-/// A tensor of the student.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StudentTap {
-    /// The tensor's name.
-    pub tensor: String,
-    /// Its spatial stage.
-    pub stage: Option<usize>,
-    /// Channels, height and width of a map; the width of a vector.
-    pub shape: Vec<usize>,
-    /// Whether it is the last map of its stage, or the vector before the classifier.
-    pub suggested: bool,
-}
+use taps::{row_shape, student_logits, student_whole, teacher_logits, teacher_taps};
 
 /// Two tensors to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,14 +88,20 @@ impl Pair {
 pub struct Taps {
     /// The maps in the cache.
     pub teacher_maps: Vec<TeacherTap>,
-    /// The volumes in the cache, with their sizes: no criterion reads them.
-    pub teacher_volumes: Vec<TeacherTap>,
+    /// What the cache holds whole: volumes, tokens of no image, outputs of any other form.
+    pub teacher_whole: Vec<TeacherTap>,
     /// The vectors in the cache.
     pub teacher_vectors: Vec<TeacherTap>,
+    /// The teacher's class logits as a tap of the name `logits`.
+    pub teacher_logits: Option<TeacherTap>,
     /// The student's maps.
     pub student_maps: Vec<StudentTap>,
     /// The student's vectors.
     pub student_vectors: Vec<StudentTap>,
+    /// The student's tensors of any other form.
+    pub student_whole: Vec<StudentTap>,
+    /// The tensor of the student's class logits.
+    pub student_logits: Option<StudentTap>,
     /// The number of classes of the teacher's and the student's logits; `None` for logits that are
     /// missing.
     pub classes: [Option<usize>; 2],
@@ -131,22 +115,18 @@ impl Taps {
     pub fn new(manifest: &Manifest, student: &[Tap]) -> Self {
         Self {
             teacher_maps: teacher_maps(manifest),
-            teacher_volumes: teacher_taps(manifest, Role::Volume, |alias| {
+            teacher_whole: teacher_taps(manifest, &[Role::Volume, Role::Values], |alias| {
                 row_shape(manifest, alias)
             }),
             teacher_vectors: teacher_vectors(manifest),
+            teacher_logits: teacher_logits(manifest),
             student_maps: student_maps(student),
             student_vectors: student_vectors(student),
+            student_whole: student_whole(student),
+            student_logits: student_logits(student),
             classes: [
-                manifest
-                    .view_arrays
-                    .iter()
-                    .find(|a| a.path == "logits")
-                    .and_then(|a| a.row_shape.last().copied()),
-                student
-                    .iter()
-                    .find(|tap| tap.role == Role::Logits)
-                    .and_then(|tap| tap.shape.last().copied().flatten()),
+                teacher_logits(manifest).and_then(|tap| tap.shape.last().copied()),
+                student_logits(student).and_then(|tap| tap.shape.last().copied()),
             ],
             other_classes: manifest.logits.is_some_and(|logits| logits.other_classes),
         }
@@ -159,9 +139,16 @@ impl Taps {
     /// When a name is unknown, or no pair can be suggested.
     pub fn pairs(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
         let spec = recipe.method.spec();
-        let with_vector = spec.pairs == Pairs::AllAndVector;
+        let with_vector = spec.pairs.has_vector();
         let subject = spec.subject;
-        self.refuse_volumes(recipe)?;
+        if matches!(subject, Subject::Tensors | Subject::Logits) && !recipe.pairs.is_empty() {
+            let teacher = self.teacher_tensors().cloned().collect::<Vec<_>>();
+            let student = self.student_tensors().cloned().collect::<Vec<_>>();
+            let pairs = explicit(&recipe.pairs, &teacher, &student)?;
+            pairs.iter().try_for_each(|pair| check_ranks(recipe.name(), pair))?;
+            return Ok((pairs, Vec::new()));
+        }
+        self.refuse_whole(recipe)?;
         if !recipe.pairs.is_empty() {
             let both = |first: &[TeacherTap], then: &[TeacherTap]| [first, then].concat();
             let (teacher, student) = match subject {
@@ -180,6 +167,7 @@ impl Taps {
             Subject::Logits => self
                 .check_classes(&format!("criterion {}", recipe.name()))
                 .map(|()| (Vec::new(), Vec::new())),
+            Subject::Tensors => self.suggest_tensors(recipe),
             Subject::Vectors => Ok((
                 vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?],
                 Vec::new(),
@@ -188,11 +176,18 @@ impl Taps {
                 let (mut pairs, left) = self.suggest_maps(recipe)?;
                 match spec.pairs {
                     Pairs::All | Pairs::AllAndVector => {}
-                    Pairs::Deepest => drop(pairs.drain(..pairs.len() - 1)),
+                    Pairs::Deepest | Pairs::VectorAndDeepest => {
+                        drop(pairs.drain(..pairs.len() - 1));
+                    }
                     Pairs::Middle => pairs = vec![pairs.swap_remove((pairs.len() - 1) / 2)],
                 }
-                if with_vector {
-                    pairs.extend(self.suggest_vector(recipe.name()).ok());
+                match spec.pairs {
+                    Pairs::AllAndVector => pairs.extend(self.suggest_vector(recipe.name()).ok()),
+                    Pairs::VectorAndDeepest => {
+                        let who = format!("criterion {}", recipe.name());
+                        pairs.insert(0, self.suggest_vector(&who)?);
+                    }
+                    Pairs::All | Pairs::Middle | Pairs::Deepest => {}
                 }
                 Ok((pairs, left))
             }
@@ -235,8 +230,89 @@ impl Taps {
         Ok((pairs, left))
     }
 
-    /// Rejects a criterion for which only volumes are available.
-    fn refuse_volumes(&self, recipe: &CriterionRecipe) -> Result<()> {
+    /// Everything that the cache holds of the teacher, the class logits as a vector.
+    fn teacher_tensors(&self) -> impl Iterator<Item = &TeacherTap> {
+        let taps = self.teacher_vectors.iter().chain(&self.teacher_maps);
+        taps.chain(&self.teacher_whole).chain(&self.teacher_logits)
+    }
+
+    /// Every tensor of the student, the class logits as a vector.
+    fn student_tensors(&self) -> impl Iterator<Item = &StudentTap> {
+        let others = self.student_vectors.iter().chain(&self.student_maps);
+        others.chain(&self.student_whole).chain(&self.student_logits)
+    }
+
+    /// The pairs of a criterion of any tensors: outputs with outputs, by name, else by shape, else
+    /// by rank where one alone has it; without outputs the vectors before the classifiers, else the
+    /// deepest maps.
+    fn suggest_tensors(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
+        let teachers: Vec<&TeacherTap> = self.teacher_tensors().filter(|t| t.output).collect();
+        let mut students: Vec<&StudentTap> = self.student_tensors().filter(|s| s.output).collect();
+        let (mut pairs, mut left) = (Vec::new(), Vec::new());
+        let rules: [fn(&TeacherTap, &StudentTap) -> bool; 3] = [
+            |t, s| t.shape.len() == s.shape.len() && [&t.tensor, &t.alias].contains(&&s.tensor),
+            |t, s| t.shape == s.shape,
+            |t, s| t.shape.len() == s.shape.len(),
+        ];
+        let mut open = teachers.clone();
+        for fits in rules {
+            let one = |t: &TeacherTap, open: &[&TeacherTap], students: &[&StudentTap]| {
+                let mut found = students.iter().enumerate().filter(|(_, s)| fits(t, s));
+                let (at, student) = found.next()?;
+                let rivals = open.iter().filter(|other| fits(other, student)).count();
+                (found.next().is_none() && rivals == 1).then_some(at)
+            };
+            for teacher in open.clone() {
+                if let Some(at) = one(teacher, &open, &students) {
+                    pairs.push(Pair::new(teacher, students.remove(at)));
+                    open.retain(|other| other.alias != teacher.alias);
+                }
+            }
+        }
+        pairs.sort_by_key(|pair| teachers.iter().position(|t| t.alias == pair.teacher));
+        if pairs.is_empty() {
+            return match self.suggest_vector(recipe.name()) {
+                Ok(pair) => Ok((vec![pair], Vec::new())),
+                Err(_) if !self.teacher_maps.is_empty() => {
+                    let (pairs, left) = self.suggest_maps(recipe)?;
+                    Ok((pairs.into_iter().next_back().into_iter().collect(), left))
+                }
+                Err(_) => Err(self.nothing_in_common(recipe.name())),
+            };
+        }
+        left.extend(open.iter().map(|t| {
+            format!(
+                "teacher's output {} {}: no such output of the student",
+                t.alias,
+                size(&t.shape)
+            )
+        }));
+        left.extend(students.iter().map(|s| {
+            let shape = size(&s.shape);
+            format!("student's output {} {shape}: no such output in the cache", s.tensor)
+        }));
+        Ok((pairs, left))
+    }
+
+    /// No tensors can be paired; lists them.
+    fn nothing_in_common(&self, who: &str) -> Error {
+        let list = |names: Vec<String>| {
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        let outputs = self.student_tensors().filter(|s| s.output);
+        Error::input(format!(
+            "criterion {who}: expected tensors that can be compared, found {} in the cache and the \
+             student's outputs {}",
+            list(
+                self.teacher_tensors().map(|t| format!("{} {}", t.alias, size(&t.shape))).collect()
+            ),
+            list(outputs.map(|s| format!("{} {}", s.tensor, size(&s.shape))).collect()),
+        ))
+        .hint(format!("name a pair: --criterion '{who}:pair=TEACHER>STUDENT'"))
+    }
+
+    /// Rejects a criterion for which only tensors of another form are available.
+    fn refuse_whole(&self, recipe: &CriterionRecipe) -> Result<()> {
         let named = |tap: &&TeacherTap| {
             recipe.pairs.iter().any(|pair| pair.teacher == tap.alias || pair.teacher == tap.tensor)
         };
@@ -245,9 +321,9 @@ impl Taps {
                 && recipe.method.spec().subject == Subject::Maps
                 && self.teacher_maps.is_empty()
         };
-        match self.teacher_volumes.iter().find(|tap| named(tap) || alone(tap)) {
+        match self.teacher_whole.iter().find(|tap| named(tap) || alone(tap)) {
             Some(tap) => Err(Error::input(format!(
-                "criterion {}: expected a map or a vector of the teacher, found the volume {} {}",
+                "criterion {}: expected a map or a vector of the teacher, found {} {}",
                 recipe.name(),
                 tap.alias,
                 size(&tap.shape)
@@ -303,70 +379,6 @@ impl Taps {
         })?;
         Ok(Pair::new(teacher, student))
     }
-}
-
-/// The maps of which a cache holds the features or statistics, in its order.
-#[must_use]
-pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherTap> {
-    teacher_taps(manifest, Role::Map, |alias| Some(manifest.map(alias)?.sizes().to_vec()))
-}
-
-/// The vectors in a cache, in its order.
-#[must_use]
-pub fn teacher_vectors(manifest: &Manifest) -> Vec<TeacherTap> {
-    teacher_taps(manifest, Role::Vector, |alias| row_shape(manifest, alias))
-}
-
-/// The row shape of a tap's first array.
-fn row_shape(manifest: &Manifest, alias: &str) -> Option<Vec<usize>> {
-    manifest.statistics(alias).next().map(|(_, spec)| spec.row_shape.clone())
-}
-
-/// The taps of a role, with their shapes and stored statistics.
-fn teacher_taps(
-    manifest: &Manifest,
-    role: Role,
-    shape: impl Fn(&str) -> Option<Vec<usize>>,
-) -> Vec<TeacherTap> {
-    let tap = |tap: &crate::cache::TapRecord| {
-        let stored = manifest
-            .statistics(&tap.alias)
-            .map(|(statistic, spec)| (statistic, spec.row_bytes()))
-            .collect();
-        Some(TeacherTap {
-            alias: tap.alias.clone(),
-            tensor: tap.tensor.clone(),
-            stage: tap.stage,
-            shape: shape(&tap.alias)?,
-            stored,
-        })
-    };
-    manifest.taps.iter().filter(|tap| tap.role == role).filter_map(tap).collect()
-}
-
-/// The maps `[N, C, H, W]` among a student's taps, in graph order.
-#[must_use]
-pub fn student_maps(taps: &[Tap]) -> Vec<StudentTap> {
-    student_taps(taps.iter().filter(|tap| tap.layout == Some(Layout::Nchw) && tap.shape.len() == 4))
-}
-
-/// The vectors `[N, C]` among a student's taps, in graph order.
-#[must_use]
-pub fn student_vectors(taps: &[Tap]) -> Vec<StudentTap> {
-    student_taps(taps.iter().filter(|tap| tap.role == Role::Vector))
-}
-
-fn student_taps<'a>(taps: impl Iterator<Item = &'a Tap>) -> Vec<StudentTap> {
-    let tap = |tap: &Tap| {
-        let shape = tap.shape.get(1..)?.iter().copied().collect::<Option<_>>()?;
-        Some(StudentTap {
-            tensor: tap.tensor.clone(),
-            stage: tap.stage,
-            shape,
-            suggested: tap.suggested,
-        })
-    };
-    taps.filter_map(tap).collect()
 }
 
 /// The teacher's maps and the student's suggested ones, the deepest first.
@@ -455,6 +467,22 @@ pub fn explicit(
     requests.iter().map(pair).collect()
 }
 
+/// Rejects a pair of tensors with different numbers of axes.
+fn check_ranks(who: &str, pair: &Pair) -> Result<()> {
+    if pair.teacher_shape.len() == pair.student_shape.len() {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "criterion {who}: expected tensors with equally many axes, found {} {} of the teacher and \
+         {} {} of the student",
+        pair.teacher,
+        size(&pair.teacher_shape),
+        pair.student,
+        size(&pair.student_shape)
+    ))
+    .hint("name another pair: pair=TEACHER>STUDENT"))
+}
+
 fn size(shape: &[usize]) -> String {
     shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }
@@ -464,7 +492,7 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     near.sort_by(|a, b| strsim::jaro_winkler(b, name).total_cmp(&strsim::jaro_winkler(a, name)));
     near.dedup();
     near.truncate(3);
-    let error = Error::input(format!("{what} `{name}`: no such map or vector"));
+    let error = Error::input(format!("{what} `{name}`: no such tensor"));
     if near.is_empty() {
         error.hint("there are none: extract again with --tap TENSOR")
     } else {
@@ -473,221 +501,4 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn teacher(alias: &str, stage: usize, shape: [usize; 3]) -> TeacherTap {
-        TeacherTap {
-            alias: alias.into(),
-            tensor: format!("/{alias}/Add"),
-            stage: Some(stage),
-            shape: shape.to_vec(),
-            stored: vec![(Statistic::Features, 2)],
-        }
-    }
-
-    fn student(tensor: &str, stage: usize, shape: [usize; 3], suggested: bool) -> StudentTap {
-        StudentTap { tensor: tensor.into(), stage: Some(stage), shape: shape.to_vec(), suggested }
-    }
-
-    fn teachers() -> Vec<TeacherTap> {
-        vec![
-            teacher("stage1", 1, [32, 28, 28]),
-            teacher("stage2", 2, [64, 14, 14]),
-            teacher("stage3", 3, [128, 7, 7]),
-        ]
-    }
-
-    #[test]
-    fn sizes_decide_and_the_rest_is_named() {
-        let students = [
-            student("a", 1, [16, 14, 14], false),
-            student("b", 1, [16, 14, 14], true),
-            student("c", 2, [32, 7, 7], true),
-            student("d", 3, [64, 4, 4], true),
-        ];
-        let (pairs, left) = suggest(&teachers(), &students).unwrap();
-        let names: Vec<_> =
-            pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
-        assert_eq!(names, [("stage2", "b"), ("stage3", "c")]);
-        assert_eq!(left.len(), 2);
-        assert!(left[0].contains("stage1") && left[1].contains('d'));
-    }
-
-    #[test]
-    fn the_deepest_maps_are_paired_by_depth_where_sizes_leave_them_over() {
-        let mut taps = taps();
-        taps.student_maps = vec![
-            student("a", 1, [16, 14, 14], true),
-            student("b", 2, [32, 7, 7], true),
-            student("c", 3, [64, 4, 4], true),
-        ];
-        let recipe = |text: &str| text.parse::<CriterionRecipe>().unwrap();
-        let (pairs, left) = taps.pairs(&recipe("at")).unwrap();
-        let names: Vec<_> =
-            pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
-        assert_eq!(names, [("stage1", "a"), ("stage2", "b"), ("stage3", "c")]);
-        assert!(left.len() == 1 && left[0].contains("paired by depth"), "{left:?}");
-        // a Gram matrix cannot be pooled: pairing is by size, and the unpaired taps are reported
-        for tap in &mut taps.teacher_maps {
-            tap.stored = vec![(Statistic::Gram, 2)];
-        }
-        let (pairs, left) = taps.pairs(&recipe("nst")).unwrap();
-        let names: Vec<_> =
-            pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
-        assert_eq!(names, [("stage2", "a"), ("stage3", "b")]);
-        assert!(left.iter().any(|l| l.contains("--tap '/stage3/Add@4x4'")), "{left:?}");
-    }
-
-    #[test]
-    fn nothing_in_common_is_an_error_with_a_way_out() {
-        let error = suggest(&teachers(), &[student("x", 1, [8, 5, 5], true)]).unwrap_err();
-        assert!(
-            error.to_string().contains("stage3 128x7x7") && error.to_string().contains("x 8x5x5")
-        );
-        assert!(error.find_hint().unwrap().contains("pair="));
-    }
-
-    fn taps() -> Taps {
-        let vector = |name: &str, width: usize, suggested| StudentTap {
-            tensor: name.into(),
-            stage: None,
-            shape: vec![width],
-            suggested,
-        };
-        Taps {
-            other_classes: false,
-            teacher_maps: teachers(),
-            teacher_volumes: Vec::new(),
-            teacher_vectors: vec![TeacherTap {
-                alias: "pooled".into(),
-                tensor: "/Flatten".into(),
-                stage: None,
-                shape: vec![128],
-                stored: Vec::new(),
-            }],
-            student_maps: vec![
-                student("a", 1, [8, 28, 28], true),
-                student("b", 2, [16, 14, 14], true),
-                student("c", 3, [32, 7, 7], true),
-            ],
-            student_vectors: vec![vector("flat", 32, true), vector("other", 32, false)],
-            classes: [Some(10); 2],
-        }
-    }
-
-    #[test]
-    fn each_method_has_the_pairs_of_its_kind() {
-        let of = |text: &str| {
-            let (pairs, _) = taps().pairs(&text.parse().unwrap()).unwrap();
-            pairs
-                .iter()
-                .map(|p| format!("{}>{}", p.teacher, p.student))
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        for (text, expected) in [
-            ("kd", ""),
-            ("at", "stage1>a stage2>b stage3>c"),
-            ("fitnet", "stage2>b"),
-            ("sp", "stage3>c"),
-            ("rkd", "pooled>flat"),
-            ("rkd:pair=pooled>other", "pooled>other"),
-            ("rkd:pair=stage3>c", "stage3>c"),
-            ("reviewkd", "stage1>a stage2>b stage3>c pooled>flat"),
-            ("reviewkd:pair=stage2>b,pair=pooled>flat", "stage2>b pooled>flat"),
-        ] {
-            assert_eq!(of(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_missing_vector_is_named_with_a_way_out() {
-        let mut taps = taps();
-        let crd = "crd".parse().unwrap();
-        taps.student_vectors.remove(0);
-        let error = taps.pairs(&crd).unwrap_err();
-        assert!(
-            error.to_string().contains("student's classifier")
-                && error.find_hint().unwrap().contains("crd:pair=pooled>TENSOR")
-        );
-        taps.classes = [Some(100), Some(10)];
-        assert!(
-            taps.pairs(&"dkd".parse().unwrap())
-                .unwrap_err()
-                .to_string()
-                .contains("found 100 of the teacher and 10")
-        );
-        taps.teacher_vectors.clear();
-        let error = taps.pairs(&crd).unwrap_err();
-        assert!(
-            error.to_string().contains("in the cache")
-                && error.find_hint().unwrap().contains("--tap")
-        );
-        assert!(taps.pairs(&"at:pair=pooled>c".parse().unwrap()).is_err());
-    }
-
-    #[test]
-    fn a_volume_is_refused_where_it_would_be_read() {
-        let mut taps = taps();
-        let shape = vec![8, 4, 16, 16];
-        taps.teacher_volumes = vec![TeacherTap {
-            alias: "r1".into(),
-            tensor: "r1".into(),
-            stage: None,
-            shape,
-            stored: Vec::new(),
-        }];
-        taps.pairs(&"at".parse().unwrap()).unwrap();
-        let refused =
-            |taps: &Taps, text: &str| taps.pairs(&text.parse().unwrap()).unwrap_err().to_string();
-        let expected = "criterion at: expected a map or a vector of the teacher, found the volume \
-                        r1 8x4x16x16";
-        assert_eq!(refused(&taps, "at:pair=r1>c"), expected);
-        taps.teacher_maps.clear();
-        assert_eq!(refused(&taps, "at"), expected);
-        taps.pairs(&"rkd".parse().unwrap()).unwrap();
-    }
-
-    #[test]
-    fn explicit_pairs_by_alias_or_tensor() {
-        let students = [student("/layer1/Relu", 1, [16, 28, 28], false)];
-        let request = |t: &str, s: &str| [PairRecipe { teacher: t.into(), student: s.into() }];
-        for name in ["stage1", "/stage1/Add"] {
-            assert_eq!(
-                explicit(&request(name, "/layer1/Relu"), &teachers(), &students).unwrap()[0]
-                    .teacher,
-                "stage1"
-            );
-        }
-        let error =
-            explicit(&request("stage9", "/layer1/Relu"), &teachers(), &students).unwrap_err();
-        assert!(error.find_hint().unwrap().contains("stage"));
-        let error =
-            explicit(&request("stage1", "/layer1/Rel"), &teachers(), &students).unwrap_err();
-        assert!(error.find_hint().unwrap().contains("/layer1/Relu"));
-    }
-
-    #[test]
-    fn what_cannot_be_served_is_named() {
-        let mut teacher = teacher("deep", 3, [64, 8, 8]);
-        teacher.stored = vec![(Statistic::Gram, 8320), (Statistic::Mean, 256)];
-        let read = |size: usize, text: &str| {
-            Pair::new(&teacher, &student("s", 3, [32, size, size], true))
-                .read(&text.parse().unwrap())
-        };
-        assert_eq!(read(8, "nst").unwrap(), [Statistic::Gram]);
-        assert_eq!(read(16, "nst-linear").unwrap(), [Statistic::Mean]);
-        let error = read(8, "nst-gauss").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "criterion nst-gauss: tap deep: expected features, found gram + mean at 8x8"
-        );
-        let error = read(4, "nst:constant=1").unwrap_err().to_string();
-        assert!(
-            error.contains("expected gram + mean or features at 4x4 or smaller")
-                && error.ends_with("found gram + mean at 8x8"),
-            "{error}"
-        );
-    }
-}
+mod tests;
