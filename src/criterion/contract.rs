@@ -111,6 +111,8 @@ impl Spec {
     pub const LOGITS: Self = Self { subject: Subject::Logits, statistics: &[], ..Self::MAPS };
     /// A criterion of vectors that learns nothing.
     pub const VECTORS: Self = Self { subject: Subject::Vectors, statistics: &[], ..Self::MAPS };
+    /// A criterion of pairs of tensors of one kind that learns nothing unless asked.
+    pub const TENSORS: Self = Self { subject: Subject::Tensors, source: "PyTorch", ..Self::MAPS };
     /// A criterion of labels that learns nothing.
     pub const LABELS: Self = Self { subject: Subject::Labels, statistics: &[], ..Self::MAPS };
 
@@ -122,6 +124,7 @@ impl Spec {
             Subject::Labels => Vec::new(),
             Subject::Logits => vec!["logits"],
             Subject::Vectors => vec!["vector"],
+            Subject::Tensors => vec!["vector", "features"],
             Subject::Maps => self.statistics.iter().map(|s| s.name()).collect(),
         }
     }
@@ -138,13 +141,15 @@ pub enum Subject {
     Maps,
     /// Pairs of vectors, by default the inputs of the classifiers.
     Vectors,
+    /// Pairs of tensors of one kind: vectors, tokens or maps.
+    Tensors,
 }
 
 impl Subject {
     /// Whether it compares pairs of taps.
     #[must_use]
     pub fn is_of_taps(self) -> bool {
-        matches!(self, Self::Maps | Self::Vectors)
+        matches!(self, Self::Maps | Self::Vectors | Self::Tensors)
     }
 }
 
@@ -161,6 +166,16 @@ pub enum Pairs {
     Middle,
     /// The deepest pair.
     Deepest,
+    /// The classifiers' input vectors, then the deepest pair.
+    VectorAndDeepest,
+}
+
+impl Pairs {
+    /// Whether a pair of vectors is among them.
+    #[must_use]
+    pub fn has_vector(self) -> bool {
+        matches!(self, Self::AllAndVector | Self::VectorAndDeepest)
+    }
 }
 
 /// Whether a criterion's maps are taken before or after the activation.
@@ -420,6 +435,18 @@ impl<'a> Comparison<'a> {
     pub fn pair(&self) -> Result<(&'a Tensor, Cow<'a, Tensor>)> {
         let student = self.student()?;
         Ok((student, self.target()?.tensor_like(student)?))
+    }
+
+    /// The student's and the teacher's tensor of a single layer; the teacher's in the type that it
+    /// is stored in, which kernels widen as they read it.
+    ///
+    /// # Errors
+    /// When the teacher's tensor is missing.
+    pub fn stored_pair(&self) -> Result<(&'a Tensor, &'a Tensor)> {
+        match self.target()? {
+            Target::Tensor(teacher) => Ok((self.student()?, teacher)),
+            Target::Statistics(_) => Err(lacking("teacher's tensor")),
+        }
     }
 
     /// The student's and the teacher's tensors of all layers, in the student's types.

@@ -159,7 +159,7 @@ impl Taps {
     /// When a name is unknown, or no pair can be suggested.
     pub fn pairs(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
         let spec = recipe.method.spec();
-        let with_vector = spec.pairs == Pairs::AllAndVector;
+        let with_vector = spec.pairs.has_vector();
         let subject = spec.subject;
         self.refuse_volumes(recipe)?;
         if !recipe.pairs.is_empty() {
@@ -180,7 +180,7 @@ impl Taps {
             Subject::Logits => self
                 .check_classes(&format!("criterion {}", recipe.name()))
                 .map(|()| (Vec::new(), Vec::new())),
-            Subject::Vectors => Ok((
+            Subject::Vectors | Subject::Tensors => Ok((
                 vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?],
                 Vec::new(),
             )),
@@ -188,11 +188,18 @@ impl Taps {
                 let (mut pairs, left) = self.suggest_maps(recipe)?;
                 match spec.pairs {
                     Pairs::All | Pairs::AllAndVector => {}
-                    Pairs::Deepest => drop(pairs.drain(..pairs.len() - 1)),
+                    Pairs::Deepest | Pairs::VectorAndDeepest => {
+                        drop(pairs.drain(..pairs.len() - 1));
+                    }
                     Pairs::Middle => pairs = vec![pairs.swap_remove((pairs.len() - 1) / 2)],
                 }
-                if with_vector {
-                    pairs.extend(self.suggest_vector(recipe.name()).ok());
+                match spec.pairs {
+                    Pairs::AllAndVector => pairs.extend(self.suggest_vector(recipe.name()).ok()),
+                    Pairs::VectorAndDeepest => {
+                        let who = format!("criterion {}", recipe.name());
+                        pairs.insert(0, self.suggest_vector(&who)?);
+                    }
+                    Pairs::All | Pairs::Middle | Pairs::Deepest => {}
                 }
                 Ok((pairs, left))
             }

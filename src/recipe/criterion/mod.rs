@@ -132,10 +132,11 @@ impl FromStr for CriterionRecipe {
     }
 }
 
-/// A number if the text is one, else the text.
+/// A number or a truth value if the text is one, else the text.
 fn scalar(text: &str) -> Value {
     let whole = text.parse::<i64>().ok().map(Value::from);
     whole
+        .or_else(|| text.parse::<bool>().ok().map(Value::from))
         .or_else(|| text.parse::<f64>().ok().filter(|v| v.is_finite()).map(Value::from))
         .unwrap_or_else(|| text.into())
 }

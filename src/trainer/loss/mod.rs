@@ -86,7 +86,7 @@ impl Objective {
                     objective.teacher_logits = true;
                     sites.push(Site { teacher: Compared::Logits, student: student.logits() });
                 }
-                Subject::Maps | Subject::Vectors => {
+                Subject::Maps | Subject::Vectors | Subject::Tensors => {
                     for pair in pairs {
                         let id = student.tensor(&pair.student).ok_or_else(|| {
                             Error::input(format!(
