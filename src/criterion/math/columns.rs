@@ -66,7 +66,9 @@ pub(crate) fn column_mean(
                         at.read(s, own);
                         at.read(t, other);
                         sum += loss(Tile { student: own, teacher: other, columns });
-                        own.iter_mut().for_each(|g| *g *= share);
+                        for g in own.iter_mut() {
+                            *g *= share;
+                        }
                         at.write(own, first, out);
                     }
                     sum

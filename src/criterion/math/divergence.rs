@@ -3,7 +3,7 @@
 use super::columns::{COLUMNS, Tile};
 
 /// `Σ T² KL(softmax(t/T) ‖ softmax(s/T))` over the columns of a tile, for [`column_mean`]. Finite
-/// for finite values of any size: no probability's logarithm is taken. Equal columns give exactly 0.
+/// for finite values of any size: no probability's logarithm is taken. Equal columns give 0.
 ///
 /// [`column_mean`]: super::columns::column_mean
 pub(crate) fn divergence(tile: Tile<'_>, temperature: f64) -> f64 {

@@ -247,7 +247,9 @@ pub(crate) fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
             out.par_chunks_mut(area).enumerate().for_each(|(plane, out)| {
                 if of_channels {
                     let factor = T::of(mask[plane]);
-                    out.iter_mut().for_each(|x| *x *= factor);
+                    for x in out {
+                        *x *= factor;
+                    }
                 } else {
                     let factors = &mask[plane / channels * area..][..area];
                     out.iter_mut().zip(factors).for_each(|(x, &factor)| *x *= T::of(factor));

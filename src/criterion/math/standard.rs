@@ -8,10 +8,14 @@ pub(crate) fn standardize(x: &mut [f64], eps: f64) -> f64 {
     let Some(&origin) = x.first() else { return 0.0 };
     // about the first value, so that equal values lose nothing
     let mean = origin + x.iter().map(|x| x - origin).sum::<f64>() / count(x.len());
-    x.iter_mut().for_each(|x| *x -= mean);
+    for x in x.iter_mut() {
+        *x -= mean;
+    }
     let squares: f64 = x.iter().map(|x| x * x).sum();
     let sd = deviation(squares, x.len());
-    x.iter_mut().for_each(|x| *x /= sd + eps);
+    for x in x {
+        *x /= sd + eps;
+    }
     sd
 }
 

@@ -36,8 +36,8 @@ impl Criterion for Mgd {
         title: "Masked generative distillation",
         paper: "Yang et al. 2022, arXiv:2205.01529",
         source: "mmrazor",
-        note: "a sum over channels and positions; for classifiers the authors mask channels: \
-               mask-on-channel=true, mask-ratio 0.15 to 0.5, weight 0.00007",
+        note: "a sum over channels and positions; for classifiers the authors mask channels in \
+               place of positions: mask-on-channel=true",
         weight: 0.000_02,
         learnable: Some("two 3x3 convolutions a layer, a 1x1 convolution where channels differ"),
         ..Spec::MAPS

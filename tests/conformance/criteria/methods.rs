@@ -140,36 +140,12 @@ impl Run<'_> {
     /// The loss and gradients; `None` for a method, or a form of one, that is not built.
     pub fn compute(&self) -> Result<Option<Computed>> {
         let alone = |evaluation: Evaluation| Computed::new(&["s"], evaluation);
-        let (method, none) = (self.case.entry("method")?, Module::default());
+        let method = self.case.entry("method")?;
         Ok(Some(match method {
             "kd" | "kl_soft" | "kd_dense" => {
                 let temperature = self.number("T")?;
                 self.each(|s, t| kd(s, t, temperature))?
             }
-            "kd_binary" => {
-                let temperature = self.number("T")?;
-                self.each(|s, t| kd_binary(s, t, temperature, &none))?
-            }
-            "lskd" => {
-                let temperature = self.number("T")?;
-                self.each(|s, t| lskd(s, t, temperature))?
-            }
-            "mse" => self.each(|s, t| pointwise::mse(s, t, &none))?,
-            "l1" => self.each(|s, t| pointwise::l1(s, t, &none))?,
-            "smooth_l1" => {
-                let beta = self.number("beta")?;
-                self.each(|s, t| pointwise::smooth_l1(s, t, beta, &none))?
-            }
-            // the references' channels are axis 1, whatever the rank
-            "cosine" => self.each(|s, t| cosine(s, t, 1, &none))?,
-            "cwd" => {
-                let tau = self.number("tau")?;
-                self.each(|s, t| cwd(s, t, tau, &none))?
-            }
-            "pkd" => self.each(|s, t| pkd(s, t, &none))?,
-            "mgd" => self.mgd()?,
-            "lightly_v1" => self.lightly_v1()?,
-            "lightly_v3" => self.lightly_v3()?,
             "ce_smooth" => alone(
                 cross_entropy(
                     &self.tensor("s")?,
@@ -287,8 +263,40 @@ impl Run<'_> {
             "sakd_student_nst" => self.spots()?,
             _ => match self.nst_options(method)? {
                 Some(options) => self.each(|s, t| Ok(nst_with(s, t, &options)?.into()))?,
-                None => return Ok(None),
+                None => return self.of_tensors(method),
             },
+        }))
+    }
+
+    /// The same of the criteria of dense prediction, embeddings and multi-label outputs.
+    fn of_tensors(&self, method: &str) -> Result<Option<Computed>> {
+        let none = Module::default();
+        Ok(Some(match method {
+            "kd_binary" => {
+                let temperature = self.number("T")?;
+                self.each(|s, t| kd_binary(s, t, temperature, &none))?
+            }
+            "lskd" => {
+                let temperature = self.number("T")?;
+                self.each(|s, t| lskd(s, t, temperature))?
+            }
+            "mse" => self.each(|s, t| pointwise::mse(s, t, &none))?,
+            "l1" => self.each(|s, t| pointwise::l1(s, t, &none))?,
+            "smooth_l1" => {
+                let beta = self.number("beta")?;
+                self.each(|s, t| pointwise::smooth_l1(s, t, beta, &none))?
+            }
+            // the references' channels are axis 1, whatever the rank
+            "cosine" => self.each(|s, t| cosine(s, t, 1, &none))?,
+            "cwd" => {
+                let tau = self.number("tau")?;
+                self.each(|s, t| cwd(s, t, tau, &none))?
+            }
+            "pkd" => self.each(|s, t| pkd(s, t, &none))?,
+            "mgd" => self.mgd()?,
+            "lightly_v1" => self.lightly_v1()?,
+            "lightly_v3" => self.lightly_v3()?,
+            _ => return Ok(None),
         }))
     }
 

@@ -104,7 +104,7 @@ fn sorted<T>(layers: &[T], ranks: impl Fn(&T) -> [usize; 2]) -> Result<[usize; 2
 const GLOBAL: &str = "student_projection_head_global";
 const LOCAL: &str = "student_projection_head_local";
 
-/// `L = L_global + w · L_local`: L_global of the vectors as [`lightly_v1`](super::v1::lightly_v1)
+/// `L = L_global + w · L_local`: `L_global` of the vectors as [`lightly_v1`](super::v1::lightly_v1)
 /// at the global temperature; `L_local = mean over batch and positions m of
 /// KL(softmax_n(⟨u_m, u_n⟩/T) ‖ softmax_n(⟨v_m, v_n⟩/T))`, u and v the unit vectors of t and of
 /// `W s + b` at each position. Maps of different sizes are first adaptively average-pooled, each
