@@ -75,7 +75,7 @@ check: onnxruntime ## What a contributor runs before pushing: format, lints, tes
 	@$(MAKE) --no-print-directory test-python
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
-conformance: ## All reference cases in NST_STUDENTS and NST_CRITERIA, one line a case
+conformance: ## All reference cases in NST_STUDENTS and NST_CRITERIA: each passes
 	@NST_STUDENTS="$(abspath $(NST_STUDENTS))" NST_CRITERIA="$(abspath $(NST_CRITERIA))" \
 	  $(CARGO) run --quiet --locked --example conformance
 

@@ -9,9 +9,9 @@ Each is written from its paper's formula in the way that PyTorch code usually ta
 broadcasting where that is the custom: NST's products of channels as [batch, channels, channels,
 positions], FSP's likewise, RKD's differences as [batch, batch, width], CRD's memories gathered as
 [batch, negatives + 1, width]. `--form product` takes matrix products for NST and FSP in place of
-that. CRD's negatives are drawn outside the timed step. Afterwards the loss and the gradients are
-compared with those of the file, in float64 (float32 for broadcast forms, which would not fit); a
-difference beyond rounding is an error.
+that. CRD's negatives are drawn outside the timed step, MGD's masks within it. Afterwards the loss
+and the gradients are compared with those of the file, in float64 (float32 for broadcast forms,
+which would not fit); a difference beyond rounding is an error.
 """
 
 import argparse
@@ -26,10 +26,11 @@ import torch
 import torch.nn.functional as F
 
 BROADCAST = ("nst-poly", "nst-gauss", "fsp")
-# by float64 and by float32; CRD draws its own negatives, 16384 a sample, so that its loss agrees as
-# a mean of so many does
+# by float64 and by float32; CRD draws its own negatives, 16384 a sample, and MGD its own masks, so
+# that their losses agree as means of so many do
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3}
-CRD_TOLERANCE = 0.02
+DRAWN = ("crd", "mgd")
+DRAWN_TOLERANCE = 0.02
 
 
 def memory_mb(key):
@@ -114,10 +115,15 @@ def ce(c):
     return F.cross_entropy(c.student[0], c.labels)
 
 
+def softened(s, t, temperature):
+    """KL of the softmaxes of the last axis, the mean over the others."""
+    p, q = F.softmax(t / temperature, -1), F.log_softmax(s / temperature, -1)
+    return F.kl_div(q, p, reduction="sum") / (s.numel() / s.shape[-1])
+
+
 def kd(c):
-    temperature, s, t = c.settings["temperature"], c.student[0], c.teacher[0]
-    p, q = F.softmax(t / temperature, 1), F.log_softmax(s / temperature, 1)
-    return F.kl_div(q, p, reduction="sum") * temperature**2 / len(s)
+    temperature = c.settings["temperature"]
+    return temperature**2 * softened(c.student[0], c.teacher[0], temperature)
 
 
 def dkd(c):
@@ -456,6 +462,112 @@ def gan(c):
     return loss, own
 
 
+def projected(c):
+    """The pairs at the smaller size of each axis, the student's behind its projector, if any."""
+    for i, (s, t) in enumerate(zip(c.student, c.teacher)):
+        if s.dim() == 4 and s.shape[2:] != t.shape[2:]:
+            size = [min(a, b) for a, b in zip(s.shape[2:], t.shape[2:])]
+            s, t = F.adaptive_avg_pool2d(s, size), F.adaptive_avg_pool2d(t, size)
+        if "projector.weight" in c.layers.get(i, {}):
+            weight, bias = c.layers[i]["projector.weight"], c.layers[i]["projector.bias"]
+            s = (
+                F.conv2d(s, weight[:, :, None, None], bias)
+                if s.dim() == 4
+                else F.linear(s, weight, bias)
+            )
+        yield s, t
+
+
+def mse(c):
+    return sum(F.mse_loss(s, t) for s, t in projected(c))
+
+
+def l1(c):
+    return sum(F.l1_loss(s, t) for s, t in projected(c))
+
+
+def smooth_l1(c):
+    return sum(F.smooth_l1_loss(s, t, beta=c.settings["beta"]) for s, t in projected(c))
+
+
+def cosine(c):
+    return sum(1 - F.cosine_similarity(s, t, dim=1).mean() for s, t in projected(c))
+
+
+def cwd(c):
+    tau = c.settings["tau"]
+    return sum(tau**2 * softened(s.flatten(2), t.flatten(2), tau) for s, t in projected(c))
+
+
+def pkd(c, eps=1e-6):
+    def standardize(x):
+        x = x.transpose(0, 1).flatten(1)
+        return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + eps)
+
+    return sum(F.mse_loss(standardize(s), standardize(t)) / 2 for s, t in projected(c))
+
+
+def mgd(c):
+    loss = 0
+    for i, (s, t) in enumerate(projected(c)):
+        weights = c.layers[i]
+        if "align.weight" in weights:
+            s = conv(s, weights, "align")
+        batch, channels, height, width = t.shape
+        shape = (batch, 1, height, width)
+        if c.settings["mask-on-channel"]:
+            shape = (batch, channels, 1, 1)
+        s = s * (torch.rand(shape) >= c.settings["mask-ratio"]).to(s.dtype)
+        s = conv(F.relu(conv(s, weights, "generation.0", padding=1)), weights, "generation.2", 1)
+        loss = loss + F.mse_loss(s, t, reduction="sum") / batch
+    return loss
+
+
+def kd_binary(c):
+    temperature, loss = c.settings["temperature"], 0
+    for s, t in projected(c):
+        s, t = s / temperature, t / temperature
+        for sign in (1, -1):
+            p, q = F.logsigmoid(sign * t), F.logsigmoid(sign * s)
+            loss = loss + temperature**2 * F.kl_div(q, p, log_target=True, reduction="mean")
+    return loss
+
+
+def lskd(c, eps=1e-7):
+    standardize = lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + eps)
+    temperature = c.settings["temperature"]
+    s, t = standardize(c.student[0]), standardize(c.teacher[0])
+    return temperature**2 * softened(s, t, temperature)
+
+
+def embedded(s, t, weights, head, temperature):
+    queue = weights["memory.queue"]
+    u, v = F.normalize(t.flatten(1)), F.normalize(linear(s, weights, head))
+    with torch.no_grad():
+        queue.copy_(torch.cat([u, queue])[: len(queue)])
+    return softened(v @ queue.t(), u @ queue.t(), temperature)
+
+
+def lightly_v1(c):
+    head, temperature = "student_projection_head", c.settings["temperature"]
+    pairs = enumerate(zip(c.student, c.teacher))
+    return sum(embedded(s, t, c.layers[i], head, temperature) for i, (s, t) in pairs)
+
+
+def lightly_v3(c):
+    weights = c.layers[0]
+    head, temperature = "student_projection_head_global", c.settings["temperature-global"]
+    loss = embedded(c.student[0], c.teacher[0], weights, head, temperature)
+    _, (s, t) = projected(c)
+    s, t = s.flatten(2).transpose(1, 2), t.flatten(2).transpose(1, 2)
+    head = "student_projection_head_local"
+    v = F.normalize(F.linear(s, weights[head + ".weight"], weights[head + ".bias"]), dim=2)
+    u = F.normalize(t, dim=2)
+    similar = lambda x: torch.bmm(x, x.transpose(1, 2))
+    local = softened(similar(v), similar(u), c.settings["temperature-local"])
+    return loss + c.settings["loss-local-weight"] * local
+
+
 METHODS = {
     f.__name__.replace("_", "-"): f
     for f in (
@@ -480,6 +592,17 @@ METHODS = {
         ofd,
         reviewkd,
         gan,
+        mse,
+        l1,
+        smooth_l1,
+        cosine,
+        cwd,
+        pkd,
+        mgd,
+        kd_binary,
+        lskd,
+        lightly_v1,
+        lightly_v3,
     )
 }
 
@@ -553,9 +676,9 @@ def main():
     case.to(dtype)
     row["loss_difference"], row["gradient_difference"] = differences(case, a.form)
     json.dump(row, sys.stdout)
-    tolerance = CRD_TOLERANCE if case.name == "crd" else TOLERANCES[dtype]
+    tolerance = DRAWN_TOLERANCE if case.name in DRAWN else TOLERANCES[dtype]
     if row["loss_difference"] > tolerance or (
-        case.name != "crd" and row["gradient_difference"] > 10 * tolerance
+        case.name not in DRAWN and row["gradient_difference"] > 10 * tolerance
     ):
         sys.exit(
             f"{case.name}: differs from the file: loss by {row['loss_difference']:.1e}, "

@@ -76,6 +76,12 @@ impl Setting for f64 {
     }
 }
 
+impl Setting for bool {
+    fn number(&self) -> Option<f64> {
+        None
+    }
+}
+
 impl Setting for u32 {
     fn number(&self) -> Option<f64> {
         Some(f64::from(*self))

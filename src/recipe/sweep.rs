@@ -253,7 +253,7 @@ temperature = 4
             ("\"KD+NST\"", "\".hidden\"", vec!["method", "letters"]),
             ("epochs = 15", "epochs = 0", vec!["method CE", "epochs"]),
             ("weight = 0.9", "weight = -1", vec!["weight"]),
-            ("method = \"ce\"", "method = \"mse\"", vec!["mse"]),
+            ("method = \"ce\"", "method = \"hinge\"", vec!["hinge"]),
         ] {
             let error = parse(&TEXT.replace(place, wrong)).unwrap_err().chain();
             assert!(parts.iter().all(|part| error.contains(part)), "{wrong}: {error}");

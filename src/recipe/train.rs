@@ -227,8 +227,8 @@ impl Train {
             terms.extend(match teaching {
                 Teaching::Labels => None,
                 Teaching::Maps => Some(CriterionRecipe::default_nst()),
-                Teaching::Embeddings => CriterionRecipe::default_of("cosine"),
-                Teaching::Outputs => CriterionRecipe::default_of("mse"),
+                Teaching::Embeddings => Some(CriterionRecipe::default_cosine()),
+                Teaching::Outputs => Some(CriterionRecipe::default_mse()),
             });
         }
         terms

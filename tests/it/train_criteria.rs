@@ -244,6 +244,8 @@ fn small(name: &str) -> String {
         "cc" => "cc:width=8".into(),
         "ft" => "ft:paraphraser-epochs=1".into(),
         "reviewkd" => "reviewkd:middle=16".into(),
+        "mgd" => "mgd:weight=0.001".into(),
+        "lightly-v1" | "lightly-v3" => format!("{name}:queue-size=8"),
         other => other.into(),
     }
 }
@@ -279,6 +281,29 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
         let resumed = train(&cache, &criteria, &folder, 3, true, &Silent).unwrap();
         assert!(resumed.student == whole.student, "{name}: other bits after a resume");
         assert_eq!(resumed.outcome.parts, whole.outcome.parts, "{name}");
+    }
+}
+
+#[test]
+fn projectors_train_between_other_channels_and_resume() {
+    let root = &Sandbox::new();
+    let cache = root.join("cache");
+    write_cache(&cache, Teacher::Whole);
+    for name in ["mse", "l1", "smooth-l1", "cosine", "kd-binary", "cwd", "pkd"] {
+        // one pair of other channels, one of other sizes too
+        let text = format!("{name}:projector=true,pair=t1>layer2,pair=t3>layer2");
+        let criteria = ["ce:weight=0", text.as_str()];
+        let folder = made(root, name);
+        let whole = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+        let values: Vec<f64> = parts(&folder, name).into_iter().map(Option::unwrap).collect();
+        assert!(values[8..].iter().sum::<f64>() < values[..4].iter().sum(), "{name}: {values:?}");
+
+        let again = made(root, &format!("{name}-again"));
+        let stop = StopAfter::new(6 * BATCH);
+        train(&cache, &criteria, &again, 2, false, &stop).map(|_| ()).unwrap_err();
+        let resumed = train(&cache, &criteria, &again, 3, true, &Silent).unwrap();
+        assert!(resumed.student == whole.student, "{name}: other bits after a resume");
+        assert_eq!(resumed.initializers, whole.initializers, "{name}");
     }
 }
 
@@ -440,6 +465,11 @@ fn what_a_criterion_lacks_is_said_with_a_way_out() {
         ("maps", "dkd", "logits", "--logits"),
         ("maps", "rkd", "vector before the classifier", "--tap"),
         ("maps", "crd", "vector before the classifier", "--tap"),
+        ("maps", "lightly-v3", "vector before the classifier", "--tap"),
+        ("whole", "lightly-v3:pair=t3>layer3", "a pair of vectors and a pair of maps", "pair="),
+        ("whole", "mse:pair=t1>layer2", "expected 16 of the student", "projector=true"),
+        ("whole", "cwd:pair=t1>layer2", "expected 16 of the student", "projector=true"),
+        ("whole", "l1:pair=pooled>layer1", "two vectors, two maps", "pair="),
         ("rectified", "ab", "before its activation", "input of the activation"),
         ("rectified", "ofd", "before its activation", "input of the activation"),
         ("whole", "fsp:pair=t1>layer1", "two layers or more", "pair="),

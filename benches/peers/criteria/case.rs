@@ -68,10 +68,14 @@ impl Shapes {
     }
 
     /// Whether a method can compare these shapes: FSP asks for two layers and for the same
-    /// channels.
+    /// channels, as does what has a projector that is off.
     pub fn allows(self, method: &Method) -> bool {
         let [teacher, student] = self.stages();
-        method.spec().name != "fsp" || (teacher.len() > 1 && teacher == student)
+        let projects = method.settings().is_ok_and(|settings| settings["projector"] == false);
+        match method.spec().name {
+            "fsp" => teacher.len() > 1 && teacher == student,
+            _ => !projects || teacher == student,
+        }
     }
 
     /// The taps of both sides as a cache and a student's graph would give them; the vector is the
@@ -197,7 +201,7 @@ impl Case {
 }
 
 /// What the criterion learns, the batch's labels, and OFD's margins: from a cache of the rows that
-/// it asks about, which are all of the data set for CRD, and whose maps OFD looks at.
+/// it asks about, which are all of the data set for CRD and its like, and whose maps OFD looks at.
 fn learnable(
     objective: &Objective,
     pair: Shapes,
@@ -205,7 +209,9 @@ fn learnable(
     monitor: &dyn Monitor,
 ) -> Result<(Learnable, Vec<i64>, Vec<Tensor>)> {
     let name = objective.terms.first().map_or("", |term| term.recipe.name());
-    let samples = if name == "crd" { SAMPLES.max(rows) } else { rows };
+    // what they remember grows with the data set
+    let remembers = ["crd", "lightly-v1", "lightly-v3"].contains(&name);
+    let samples = if remembers { SAMPLES.max(rows) } else { rows };
     let wants_maps = name == "ofd";
     let (stages, taps) =
         if wants_maps { (pair.stages()[0], &objective.taps[..]) } else { (&[][..], &[][..]) };

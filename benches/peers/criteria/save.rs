@@ -35,7 +35,7 @@ pub fn write(path: &Path, mut case: Case) -> Result<()> {
         .ok_or_else(|| Error::input("bench criteria: expected a criterion"))?;
     let sites: Vec<(&str, Option<&Tensor>)> = match term.recipe.method.spec().subject {
         Subject::Labels | Subject::Logits => vec![(SCORES, case.batch.logits.as_ref())],
-        Subject::Maps | Subject::Vectors => term
+        Subject::Maps | Subject::Vectors | Subject::Tensors => term
             .pairs
             .iter()
             .map(|p| p.student.as_str())

@@ -9,6 +9,7 @@ use super::evaluation::Evaluation;
 use super::module::{Module, join};
 use super::operator::{
     add_bias, batch_norm, batch_norm_gradients, bias_gradient, leaky_relu, leaky_relu_gradient,
+    masked,
 };
 use super::tensor::dense;
 use crate::error::Result;
@@ -18,12 +19,15 @@ use std::collections::BTreeMap;
 /// A layer, by the name of its weights in the module.
 #[derive(Debug, Clone)]
 pub(crate) enum Link {
-    /// The convolution by `weight`, plus `bias` if there is one.
+    /// The convolution by `weight`, plus `bias` if there is one; a weight `[filters, channels]` is
+    /// a 1×1 convolution, which is a linear layer at every position.
     Convolution(String, Geometry),
     /// Batch normalization with batch statistics.
     BatchNorm(String),
     /// x above 0, this slope times x elsewhere.
     LeakyRelu(f64),
+    /// x times this mask of positions or channels, which is not trained.
+    Mask(Tensor),
 }
 
 /// The convolution `conv` and the batch norm `bn` of a layer.
@@ -36,6 +40,7 @@ enum ChainStep {
     Convolution { name: String, geometry: Geometry, x: Tensor, weight: Tensor },
     BatchNorm { name: String, x: Tensor, weight: Tensor },
     LeakyRelu { slope: f64, y: Tensor },
+    Mask(Tensor),
 }
 
 /// Applies the chain to `x`.
@@ -88,6 +93,7 @@ pub(crate) fn differentiate(
                 Some(dx)
             }
             ChainStep::LeakyRelu { slope, y } => Some(leaky_relu_gradient(&y, slope, &gradient)?),
+            ChainStep::Mask(mask) => Some(masked(&dense(&gradient)?, &mask)?),
         };
     }
     let of_weight = |(name, weight): (&str, Tensor)| {
@@ -112,7 +118,10 @@ fn forward(
         x = match link.clone() {
             Link::Convolution(name, geometry) => {
                 let layer = module.at(&name);
-                let weight = dense(&layer.get("weight", &x)?.detach())?;
+                let mut weight = dense(&layer.get("weight", &x)?.detach())?;
+                if weight.rank() == 2 {
+                    weight = weight.unsqueeze(2)?.unsqueeze(3)?;
+                }
                 let mut y = convolution(&x, &weight, geometry)?;
                 if layer.has("bias") {
                     y = add_bias(&y, &layer.get("bias", &x)?.detach())?;
@@ -131,6 +140,11 @@ fn forward(
             Link::LeakyRelu(slope) => {
                 let y = leaky_relu(&x, slope)?;
                 keep(ChainStep::LeakyRelu { slope, y: y.clone() });
+                y
+            }
+            Link::Mask(mask) => {
+                let y = masked(&dense(&x)?, &mask)?;
+                keep(ChainStep::Mask(mask));
                 y
             }
         };

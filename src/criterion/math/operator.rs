@@ -1,5 +1,5 @@
 //! Operators with custom gradients under candle's autograd: batch normalization, leaky ReLU, bias
-//! and adaptive pooling.
+//! and adaptive pooling; and masks.
 
 use super::custom::{Computed, Differentiable, Stored, apply};
 use super::pool::{pool, pool_adjoint};
@@ -219,6 +219,45 @@ impl Differentiable for AddBias {
         let of_bias = inputs[1].track_op().then(|| bias_gradient(dy)).transpose()?;
         Ok(vec![Some(dy.clone()), of_bias])
     }
+}
+
+/// Maps times a mask, which is its own adjoint.
+///
+/// # Shapes
+/// `x`, result `[batch, channels, height, width]`, dense; `mask` `[batch, 1, height, width]` or
+/// `[batch, channels, 1, 1]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(crate) fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let (&[batch, channels, h, w], mask_dims) = (x.dims(), mask.dims()) else {
+        return Err(Error::input(format!("mask: expected maps, found {:?}", x.dims())));
+    };
+    let of_channels = mask_dims == [batch, channels, 1, 1];
+    if x.elem_count() == 0 || !(of_channels || mask_dims == [batch, 1, h, w]) {
+        return Err(Error::input(format!(
+            "mask {mask_dims:?} of {:?}: shapes do not fit",
+            x.dims()
+        )));
+    }
+    let (mask, area) = (values::<f64>(mask)?, h * w);
+    Ok(stored(x, |x, layout| {
+        by_element!(x, |T| {
+            let mut out = elements::<T>(x, layout)?.to_vec();
+            out.par_chunks_mut(area).enumerate().for_each(|(plane, out)| {
+                if of_channels {
+                    let factor = T::of(mask[plane]);
+                    for x in out {
+                        *x *= factor;
+                    }
+                } else {
+                    let factors = &mask[plane / channels * area..][..area];
+                    out.iter_mut().zip(factors).for_each(|(x, &factor)| *x *= T::of(factor));
+                }
+            });
+            Tensor::from_vec(out, layout.shape(), &Device::Cpu)
+        })
+    })?)
 }
 
 /// A dense tensor in host memory times a number, multithreaded.

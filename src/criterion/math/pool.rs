@@ -13,11 +13,12 @@ fn span(bin: usize, bins: usize, length: usize) -> Range<usize> {
 pub fn pool<T: Float>(plane: &[T], from: [usize; 2], to: [usize; 2], out: &mut [T]) {
     for (o, value) in out.iter_mut().enumerate() {
         let (rows, columns) = (span(o / to[1], to[0], from[0]), span(o % to[1], to[1], from[1]));
-        let divisor = count::<T>(&rows, &columns);
+        let divisor = count::<f64>(&rows, &columns);
         let sum: f64 = rows
             .map(|r| plane[r * from[1]..][columns.clone()].iter().map(|v| v.wide()).sum::<f64>())
             .sum();
-        *value = T::of(sum) / divisor;
+        // rounded once: equal values stay what they are
+        *value = T::of(sum / divisor);
     }
 }
 

@@ -1,12 +1,15 @@
-//! Knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
+//! Knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv:1503.02531), of one vector of logits a
+//! sample or of one at every position.
 
 use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
-use crate::criterion::math::evaluation::{Evaluation, Loss};
-use crate::criterion::math::tensor::{
-    check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values,
-};
+use crate::criterion::math::columns::column_mean;
+use crate::criterion::math::divergence::divergence;
+use crate::criterion::math::evaluation::Evaluation;
+use crate::criterion::math::module::Module;
+use crate::criterion::math::projector::compare;
 use crate::criterion::settings::{ABOVE_0, settings};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernel::norm::NormShape;
 use candle_core::Tensor;
 
 settings! {
@@ -24,6 +27,8 @@ impl Criterion for Kd {
         name: "kd",
         title: "Knowledge distillation",
         paper: "Hinton, Vinyals & Dean 2015, arXiv:1503.02531",
+        note: "of logits at every position, the mean over positions: classes are axis 1 of maps, \
+               the last of tokens",
         ..Spec::LOGITS
     };
 
@@ -32,67 +37,91 @@ impl Criterion for Kd {
     }
 
     fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
-        let (student, teacher) = inputs.pair()?;
-        Ok(kd(student, &teacher, self.temperature)?.into())
+        let (student, teacher) = inputs.stored_pair()?;
+        kd(student, teacher, self.temperature)
     }
 }
 
-/// `L = T²/B · Σ_b Σ_k p_k (ln p_k − ln q_k)`, `p = softmax(t_b/T)`, `q = softmax(s_b/T)`;
-/// computed in log space.
+/// `L = T² · mean over batch and positions of Σ_k p_k (ln p_k − ln q_k)`, `p = softmax(t/T)`,
+/// `q = softmax(s/T)`; computed in log space. Maps of different sizes are first adaptively
+/// average-pooled, each axis to the smaller of both.
 ///
 /// # Shapes
-/// `student` and `teacher` `[batch, classes]`.
+/// `student` and `teacher` `[batch, classes]`, `[batch, positions, classes]` or
+/// `[batch, classes, height, width]`.
 ///
 /// # Errors
 /// When shapes disagree.
-#[allow(clippy::cast_precision_loss, reason = "a number of rows")]
-pub fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Loss> {
-    check_dtype(student, "kd")?;
-    let (rows, classes) = rows_and_classes(student, "kd")?;
-    same_shape(student, teacher, "kd")?;
-    let (scores, targets) = (values::<f64>(student)?, values::<f64>(teacher)?);
-    let mut gradient = vec![0.0; scores.len()];
-    let (mut log_p, mut log_q) = (vec![0.0; classes], vec![0.0; classes]);
-    let mut divergence = 0.0;
-    for ((s, t), gradient) in scores
-        .chunks_exact(classes)
-        .zip(targets.chunks_exact(classes))
-        .zip(gradient.chunks_exact_mut(classes))
-    {
-        log_softmax(t, temperature, &mut log_p);
-        log_softmax(s, temperature, &mut log_q);
-        for ((g, &log_p), &log_q) in gradient.iter_mut().zip(&log_p).zip(&log_q) {
-            let p = log_p.exp();
-            divergence += p * (log_p - log_q);
-            // d(T²/B · KL)/ds = T²/B · (q − p)/T
-            *g = temperature / rows as f64 * (log_q.exp() - p);
-        }
-    }
-    let value = temperature * temperature / rows as f64 * divergence;
-    Ok(Loss { value, gradient: tensor_like(gradient, student)? })
+pub fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Evaluation> {
+    compare(student, teacher, &Module::default(), "kd", |s, t| {
+        let planes = match *s.dims() {
+            [outer, channels] => NormShape { outer, channels, inner: 1 },
+            [batch, positions, channels] => {
+                NormShape { outer: batch * positions, channels, inner: 1 }
+            }
+            [outer, channels, height, width] => {
+                NormShape { outer, channels, inner: height * width }
+            }
+            ref other => {
+                return Err(Error::input(format!(
+                    "kd: expected logits [batch, classes], [batch, positions, classes] or [batch, \
+                     classes, height, width], found {other:?}"
+                )));
+            }
+        };
+        column_mean(s, t, planes, "kd", |tile| divergence(tile, temperature))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::criterion::papers::nst::tests::assert_gradient;
-    use candle_core::Device;
+    use crate::criterion::math::autograd::tests::{assert_gradients, assert_zero, tensor};
+    use candle_core::{DType, Device};
 
     #[test]
-    fn gradient_matches_finite_differences() {
-        let student =
-            Tensor::from_vec(vec![1.0, -2.0, 0.5, 3.0, 0.1, -0.7], (2, 3), &Device::Cpu).unwrap();
-        let teacher =
-            Tensor::from_vec(vec![0.3, 2.0, -0.5, 1.0, 1.1, -1.7], (2, 3), &Device::Cpu).unwrap();
-        assert_gradient(&student, 1e-7, |s| kd(s, &teacher, 4.0).unwrap());
-        assert_gradient(&student, 1e-7, |s| kd(s, &teacher, 1.0).unwrap());
+    fn gradients_match_finite_differences() {
+        for (student, teacher) in [
+            (&[2, 3][..], &[2, 3][..]),
+            (&[2, 4, 3], &[2, 4, 3]),
+            (&[2, 3, 5, 3], &[2, 3, 3, 4]),
+            (&[1, 2, 9, 8], &[1, 2, 9, 8]),
+        ] {
+            let s = (tensor(student, 1) * 6.0).unwrap();
+            let t = (tensor(teacher, 2) * 6.0).unwrap();
+            for temperature in [4.0, 1.0] {
+                assert_gradients(&[&s], &Module::default(), |x, _| kd(x[0], &t, temperature));
+            }
+        }
+    }
+
+    #[test]
+    fn logits_at_positions_are_so_many_samples() {
+        let (s, t) = (tensor(&[6, 5], 1), tensor(&[6, 5], 2));
+        let rows = kd(&s, &t, 4.0).unwrap();
+        let tokens = |x: &Tensor| x.reshape((2, 3, 5)).unwrap();
+        let maps = |x: &Tensor| tokens(x).transpose(1, 2).unwrap().reshape((2, 5, 3, 1)).unwrap();
+        for found in [kd(&tokens(&s), &tokens(&t), 4.0), kd(&maps(&s), &maps(&t), 4.0)] {
+            let found = found.unwrap().value;
+            assert!((found - rows.value).abs() < 1e-15, "{found} {}", rows.value);
+        }
     }
 
     #[test]
     fn the_teacher_itself_has_no_loss() {
         let logits = Tensor::from_vec(vec![900.0f32, -800.0, 3.0], (1, 3), &Device::Cpu).unwrap();
-        let loss = kd(&logits, &logits, 4.0).unwrap();
-        assert!(loss.value.abs() < 1e-12, "{}", loss.value);
-        assert_eq!(loss.gradient.to_vec2::<f32>().unwrap(), vec![vec![0.0; 3]]);
+        let found = kd(&logits, &logits, 4.0).unwrap();
+        assert_zero(&found, 0.0);
+        assert_eq!(found.inputs[0].dtype(), DType::F32);
+    }
+
+    #[test]
+    fn other_shapes_are_refused() {
+        for (student, teacher) in
+            [(&[2, 3][..], &[2, 4][..]), (&[6], &[6]), (&[2, 3, 4, 4], &[2, 4, 4, 4])]
+        {
+            let error = kd(&tensor(student, 1), &tensor(teacher, 2), 1.0).unwrap_err().to_string();
+            assert!(error.starts_with("kd: expected"), "{error}");
+        }
     }
 }

@@ -4,8 +4,10 @@
 pub mod ab;
 pub mod at;
 pub mod cc;
+pub mod cosine;
 pub mod crd;
 pub mod cross_entropy;
+pub mod cwd;
 pub mod dist;
 pub mod dkd;
 pub mod fitnet;
@@ -13,9 +15,15 @@ pub mod fsp;
 pub mod ft;
 pub mod gan;
 pub mod kd;
+pub mod kd_binary;
+pub mod lightly;
+pub mod lskd;
+pub mod mgd;
 pub mod nst;
 pub mod ofd;
+pub mod pkd;
 pub mod pkt;
+pub mod pointwise;
 pub mod reviewkd;
 pub mod rkd;
 pub mod sp;
@@ -32,6 +40,12 @@ pub static ALL: &[Entry] = &[
     Entry::of::<kd::Kd>(),
     Entry::of::<dkd::Dkd>(),
     Entry::of::<dist::Dist>(),
+    Entry::of::<lskd::Lskd>(),
+    Entry::of::<kd_binary::KdBinary>(),
+    Entry::of::<pointwise::Mse>(),
+    Entry::of::<pointwise::L1>(),
+    Entry::of::<pointwise::SmoothL1>(),
+    Entry::of::<cosine::Cosine>(),
     Entry::of::<nst::NstLinear>(),
     Entry::of::<nst::NstPoly>(),
     Entry::of::<nst::NstGauss>(),
@@ -49,6 +63,11 @@ pub static ALL: &[Entry] = &[
     Entry::of::<ofd::Ofd>(),
     Entry::of::<reviewkd::Reviewkd>(),
     Entry::of::<gan::Gan>(),
+    Entry::of::<cwd::Cwd>(),
+    Entry::of::<pkd::Pkd>(),
+    Entry::of::<mgd::Mgd>(),
+    Entry::of::<lightly::v1::LightlyV1>(),
+    Entry::of::<lightly::v3::LightlyV3>(),
 ];
 
 /// A criterion that can be looked up by name.

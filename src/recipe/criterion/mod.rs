@@ -9,8 +9,10 @@ mod course;
 
 pub use course::Course;
 
+use crate::criterion::papers::cosine::Cosine;
 use crate::criterion::papers::cross_entropy::Ce;
 use crate::criterion::papers::nst::NstPoly;
+use crate::criterion::papers::pointwise::Mse;
 use crate::criterion::papers::{self, Entry};
 use crate::criterion::{Criterion, Method};
 use crate::error::{Error, Result};
@@ -70,9 +72,16 @@ impl CriterionRecipe {
         NstPoly::default().into()
     }
 
-    /// The criterion of this name with its defaults.
-    pub(super) fn default_of(name: &str) -> Option<Self> {
-        name.parse().ok()
+    /// The cosine of embeddings: the default of a run whose teacher gives those.
+    #[must_use]
+    pub fn default_cosine() -> Self {
+        Cosine::default().into()
+    }
+
+    /// The mean squared error: the default of a run whose teacher gives other outputs.
+    #[must_use]
+    pub fn default_mse() -> Self {
+        Mse::default().into()
     }
 
     /// The name under which metrics list this term: `ce`, `kd`, `nst-poly`, …
@@ -137,10 +146,11 @@ impl FromStr for CriterionRecipe {
     }
 }
 
-/// A number if the text is one, else the text.
+/// A number or a truth value if the text is one, else the text.
 fn scalar(text: &str) -> Value {
     let whole = text.parse::<i64>().ok().map(Value::from);
     whole
+        .or_else(|| text.parse::<bool>().ok().map(Value::from))
         .or_else(|| text.parse::<f64>().ok().filter(|v| v.is_finite()).map(Value::from))
         .unwrap_or_else(|| text.into())
 }

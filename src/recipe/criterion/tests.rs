@@ -66,7 +66,10 @@ fn records_read_back() {
 #[test]
 fn wrong_forms_name_what_is_wrong() {
     for (text, part) in [
-        ("mse", "`mse`"),
+        ("hinge", "`hinge`"),
+        ("mse:projector=1", "projector: invalid type"),
+        ("lightly-v1:queue-size=0", "queue-size: expected 1 or more, found 0"),
+        ("lightly-v1:queue-size=big", "queue-size"),
         ("nst:kernel=cubic", "cubic"),
         ("ce:temperature=4", "unknown field `temperature`"),
         ("ce:pair=a>b", "unknown field `pairs`"),

@@ -301,13 +301,14 @@ fn refused(term: &Term, error: Error) -> Error {
             format!("{} {:?} with {} {:?}", p.teacher, p.teacher_shape, p.student, p.student_shape)
         })
         .collect();
-    let error =
-        Error::input(format!("criterion {}: cannot compare {}", term.name, shapes.join(", ")))
-            .because(error);
-    error.hint(format!(
-        "name other pairs: --criterion '{}:pair=TEACHER>STUDENT'",
-        term.recipe.name()
-    ))
+    // what helps with the cause itself comes first
+    let hint = error.find_hint().map_or_else(
+        || format!("name other pairs: --criterion '{}:pair=TEACHER>STUDENT'", term.recipe.name()),
+        str::to_owned,
+    );
+    Error::input(format!("criterion {}: cannot compare {}", term.name, shapes.join(", ")))
+        .because(error)
+        .hint(hint)
 }
 
 /// A seed of this name.

@@ -11,11 +11,15 @@ use nst_cache::criterion::math::module::{Module, regressor_between};
 use nst_cache::criterion::papers::cross_entropy::{
     cross_entropy, mixed_cross_entropy, soft_cross_entropy,
 };
+use nst_cache::criterion::papers::lightly::v1::lightly_v1;
+use nst_cache::criterion::papers::lightly::v3::{LightlyV3, lightly_v3};
+use nst_cache::criterion::papers::lightly::{Queue, QueueSize};
 use nst_cache::criterion::papers::nst::{
     Kernel, Normalization, NstOptions, Sigma, nst_from, nst_with,
 };
 use nst_cache::criterion::papers::{
-    ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sp, vid,
+    ab, at, cc, cosine::cosine, crd, cwd::cwd, dist, dkd, fitnet, fsp, ft, kd::kd,
+    kd_binary::kd_binary, lskd::lskd, mgd, ofd, pkd::pkd, pkt, pointwise, reviewkd, rkd, sp, vid,
 };
 use nst_cache::criterion::sakd;
 use nst_cache::error::Error;
@@ -138,8 +142,9 @@ impl Run<'_> {
         let alone = |evaluation: Evaluation| Computed::new(&["s"], evaluation);
         let method = self.case.entry("method")?;
         Ok(Some(match method {
-            "kd" | "kl_soft" => {
-                alone(kd(&self.tensor("s")?, &self.tensor("t")?, self.number("T")?)?.into())
+            "kd" | "kl_soft" | "kd_dense" => {
+                let temperature = self.number("T")?;
+                self.each(|s, t| kd(s, t, temperature))?
             }
             "ce_smooth" => alone(
                 cross_entropy(
@@ -258,8 +263,40 @@ impl Run<'_> {
             "sakd_student_nst" => self.spots()?,
             _ => match self.nst_options(method)? {
                 Some(options) => self.each(|s, t| Ok(nst_with(s, t, &options)?.into()))?,
-                None => return Ok(None),
+                None => return self.of_tensors(method),
             },
+        }))
+    }
+
+    /// The same of the criteria of dense prediction, embeddings and multi-label outputs.
+    fn of_tensors(&self, method: &str) -> Result<Option<Computed>> {
+        let none = Module::default();
+        Ok(Some(match method {
+            "kd_binary" => {
+                let temperature = self.number("T")?;
+                self.each(|s, t| kd_binary(s, t, temperature, &none))?
+            }
+            "lskd" => {
+                let temperature = self.number("T")?;
+                self.each(|s, t| lskd(s, t, temperature))?
+            }
+            "mse" => self.each(|s, t| pointwise::mse(s, t, &none))?,
+            "l1" => self.each(|s, t| pointwise::l1(s, t, &none))?,
+            "smooth_l1" => {
+                let beta = self.number("beta")?;
+                self.each(|s, t| pointwise::smooth_l1(s, t, beta, &none))?
+            }
+            // the references' channels are axis 1, whatever the rank
+            "cosine" => self.each(|s, t| cosine(s, t, 1, &none))?,
+            "cwd" => {
+                let tau = self.number("tau")?;
+                self.each(|s, t| cwd(s, t, tau, &none))?
+            }
+            "pkd" => self.each(|s, t| pkd(s, t, &none))?,
+            "mgd" => self.mgd()?,
+            "lightly_v1" => self.lightly_v1()?,
+            "lightly_v3" => self.lightly_v3()?,
+            _ => return Ok(None),
         }))
     }
 
@@ -348,6 +385,46 @@ impl Run<'_> {
         ))
     }
 
+    fn mgd(&self) -> Result<Computed> {
+        let (s, t) = (self.tensor("s")?, self.tensor("t")?);
+        let (mask, module) = (self.tensor("c.mask")?, self.module("w.")?);
+        let generated = mgd::generate(&s, Self::common_size(&s, &t)?, &mask, &module)?;
+        Ok(Computed::new(&["s"], mgd::mgd(&s, &t, &mask, &module)?).output("generated", generated))
+    }
+
+    /// The queue before the step, of the size that the header says.
+    fn queue(&self) -> Result<Queue> {
+        let queue = Queue::of(self.tensor("c.queue")?)?;
+        let size = self.number("queue_size")? as usize;
+        if queue.rows().dim(0)? == size {
+            Ok(queue)
+        } else {
+            Err(format!("queue: expected {size} rows, found {:?}", queue.rows().dims()).into())
+        }
+    }
+
+    fn lightly_v1(&self) -> Result<Computed> {
+        let (module, mut queue, temperature) =
+            (self.module("w.")?, self.queue()?, self.number("temperature")?);
+        let (s, t) = (self.tensor("s")?, self.tensor("t")?);
+        let found = lightly_v1(&s, &t, &module, &mut queue, temperature)?;
+        Ok(Computed::new(&["s"], found).output("queue", queue.rows().clone()))
+    }
+
+    fn lightly_v3(&self) -> Result<Computed> {
+        let (module, mut queue) = (self.module("w.")?, self.queue()?);
+        let settings = LightlyV3 {
+            queue_size: QueueSize::Rows(self.number("queue_size")? as usize),
+            temperature_global: self.number("temperature_global")?,
+            temperature_local: self.number("temperature_local")?,
+            loss_local_weight: self.number("loss_local_weight")?,
+        };
+        let found = self.together(|s, t| {
+            lightly_v3([s[0], s[1]], [t[0], t[1]], &module, &mut queue, &settings)
+        })?;
+        Ok(found.output("queue", queue.rows().clone()))
+    }
+
     fn crd(&self) -> Result<Computed> {
         let mut memory = crd::Bank::of(&self.tensor("c.memory_s")?, &self.tensor("c.memory_t")?)?;
         if self.case.hyperparameters["Z_given"] == true {
@@ -432,7 +509,7 @@ impl Run<'_> {
         let temperature = self.number("T")?;
         let last = column(layers.names.len())?;
         let kl = sakd::gated(&logits, &self.tensor("t.logits")?, &last, |s, t, _| {
-            Ok(kd(s, t, temperature)?.into())
+            kd(s, t, temperature)
         })?;
         let kl = kl.scaled(self.number("alpha")?)?;
         let mut found =
