@@ -146,10 +146,10 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// Whether it compares pairs of taps.
+    /// Whether it compares pairs of tensors.
     #[must_use]
-    pub fn is_of_taps(self) -> bool {
-        matches!(self, Self::Maps | Self::Vectors | Self::Tensors)
+    pub fn has_pairs(self) -> bool {
+        self != Self::Labels
     }
 }
 

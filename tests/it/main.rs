@@ -26,6 +26,7 @@ mod statistics;
 mod student_export;
 mod support;
 mod sweep;
+mod tasks;
 mod teachers;
 mod train_criteria;
 mod train_end;

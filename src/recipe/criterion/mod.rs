@@ -222,8 +222,8 @@ impl TryFrom<Table> for CriterionRecipe {
         let [from, until, warmup_epochs, decay_to] = course;
         let entry =
             papers::entry(&name).map_err(|e| e.hint("nst-cache criteria describes them"))?;
-        // only criteria that compare taps have pairs; for others the key is left in, to be rejected
-        let pairs = if entry.spec.subject.is_of_taps() {
+        // criteria of labels have no pairs: the key is left in, to be rejected
+        let pairs = if entry.spec.subject.has_pairs() {
             take(&mut table, &name, "pairs")?.unwrap_or_default()
         } else {
             Vec::new()

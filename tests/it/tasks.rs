@@ -1,0 +1,209 @@
+//! Tasks that are no classification: embeddings, dense outputs, several outputs, no labels.
+
+use crate::support::graph::{FLOAT, constant, int, ints, node, value, write_graph};
+use crate::support::{Random, Sandbox, noise, write_images, write_npz};
+use nst_cache::array::{Array, Values};
+use nst_cache::cache::Manifest;
+use nst_cache::onnx::proto::GraphProto;
+use serde_json::Value;
+
+/// A network from `x` [3, 8, 8] to `embedding` [width], or another name, and `dense`
+/// [planes, 8, 8]; the outputs are those that are named.
+struct Net<'a> {
+    width: usize,
+    planes: usize,
+    vector: &'a str,
+    outputs: &'a [&'a str],
+    seed: u64,
+}
+
+impl Net<'_> {
+    fn write(&self, sandbox: &Sandbox, file: &str) {
+        let mut random = Random(self.seed);
+        let mut graph = GraphProto {
+            input: vec![value("x", FLOAT, &["batch", "3", "8", "8"])],
+            node: vec![
+                node("Conv", &["x", "conv.weight"], "conv", vec![ints("pads", &[1; 4])]),
+                node("Relu", &["conv"], "map", vec![]),
+                node("GlobalAveragePool", &["map"], "mean", vec![]),
+                node("Flatten", &["mean"], "flat", vec![]),
+                node(
+                    "Gemm",
+                    &["flat", "fc.weight", "fc.bias"],
+                    self.vector,
+                    vec![int("transB", 1)],
+                ),
+                node("Conv", &["map", "head.weight"], "dense", vec![]),
+            ],
+            ..GraphProto::default()
+        };
+        for (name, shape) in [
+            ("conv.weight", &[8, 3, 3, 3][..]),
+            ("fc.weight", &[self.width, 8]),
+            ("fc.bias", &[self.width]),
+            ("head.weight", &[self.planes, 8, 1, 1]),
+        ] {
+            let count = shape.iter().product();
+            #[allow(clippy::cast_possible_truncation, reason = "float32 is what is meant")]
+            let values = (0..count).map(|_| (random.unit() - 0.5) as f32).collect();
+            constant(&mut graph, name, shape, Values::F32(values));
+        }
+        let (width, planes) = (self.width.to_string(), self.planes.to_string());
+        for &output in self.outputs {
+            let axes = if output == "dense" { &[&planes, "8", "8"][..] } else { &[width.as_str()] };
+            graph.output.push(value(output, FLOAT, &[&["batch"], axes].concat()));
+        }
+        write_graph(&sandbox.join(file), graph);
+    }
+}
+
+const TEACHER: Net<'_> =
+    Net { width: 24, planes: 5, vector: "embedding", outputs: &["embedding", "dense"], seed: 1 };
+
+/// A teacher, a student of the same outputs, and 40 samples without labels.
+fn sandbox(teacher: &Net<'_>, student: &Net<'_>) -> Sandbox {
+    let sandbox = Sandbox::with_runtime();
+    teacher.write(&sandbox, "teacher.onnx");
+    student.write(&sandbox, "student.onnx");
+    write_npz(&sandbox.join("x.npz"), &[("x", &noise(&[40, 3, 8, 8], 3))]);
+    sandbox
+}
+
+const EXTRACT: &str = "extract teacher.onnx --data npz:x.npz -o cache";
+const TRAIN: &str = "train student.onnx --cache cache --epochs 2 --batch 16 --device cpu -o run";
+
+fn report(sandbox: &Sandbox) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(sandbox.join("run/run.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn an_embedding_is_distilled_without_labels() {
+    let outputs = &["embedding"];
+    let sandbox = sandbox(&Net { outputs, ..TEACHER }, &Net { outputs, seed: 2, ..TEACHER });
+    sandbox
+        .run(EXTRACT)
+        .expect(0)
+        .says(&["`embedding` is no class logits by its name (embed)", "no class logits are kept"]);
+    let ran = sandbox.run(TRAIN).expect(0);
+    ran.says(&[
+        "cross-entropy is off",
+        "loss 1·cosine",
+        "pair: teacher embedding [24] with student embedding [24]",
+        "--criterion 'cosine:pair=TEACHER>STUDENT' names others",
+        "parity max |Δ|",
+    ]);
+    assert!(!ran.text().contains("top-1"), "{}", ran.text());
+    let report = report(&sandbox);
+    assert_eq!(report["parity"]["output"], "embedding");
+    assert_eq!(report["parity"]["classes"], false);
+    assert_eq!(report["train_top1"], Value::Null);
+    // a finished run reads back
+    sandbox.run(TRAIN).expect(0).says(&["finished already"]);
+}
+
+#[test]
+fn a_preset_takes_the_width_of_the_embedding() {
+    let sandbox = Sandbox::with_runtime();
+    Net { outputs: &["embedding"], ..TEACHER }.write(&sandbox, "teacher.onnx");
+    write_images(&sandbox.join("images"), 12);
+    sandbox.succeeds("extract teacher.onnx --data images --size 8 -o cache");
+    let line = "train resnet8 --cache cache --epochs 1 --batch 4 --device cpu -o run";
+    sandbox.run(line).expect(0).says(&[
+        "resnet8 gives an embedding of 24 values, the width of the teacher's `embedding`",
+        "student embedding [24]",
+    ]);
+    let inspected = sandbox.json("inspect run/student.onnx");
+    assert_eq!(inspected["outputs"][0]["name"], "embedding");
+    assert_eq!(inspected["logits"], Value::Null);
+    // a head of one's own, through a projector
+    let line = "train resnet8 --cache cache --epochs 1 --batch 4 --device cpu --head 6 \
+                --criterion mse:projector=true -o narrow";
+    sandbox.run(line).expect(0).says(&["student embedding [6]"]);
+}
+
+#[test]
+fn every_output_is_compared_exported_and_checked() {
+    let sandbox = sandbox(&TEACHER, &Net { seed: 2, ..TEACHER });
+    sandbox.succeeds(EXTRACT);
+    let line = format!("{TRAIN} --criterion mse");
+    sandbox.run(&line).expect(0).says(&[
+        "pair: teacher embedding [24] with student embedding [24]",
+        "pair: teacher dense [5, 8, 8] with student dense [5, 8, 8]",
+        "of 2 outputs",
+    ]);
+    let report = report(&sandbox);
+    assert_eq!(report["parity"]["others"][0]["output"], "dense");
+    let outputs = sandbox.json("inspect run/student.onnx")["outputs"].clone();
+    assert_eq!(outputs.as_array().unwrap().len(), 2);
+    std::fs::remove_dir_all(sandbox.join("run")).unwrap();
+    // dense logits by name, and an output without a loss
+    let line = format!("{TRAIN} --criterion kd:pair=dense>dense --criterion cwd:pair=dense>dense");
+    sandbox
+        .run(&line)
+        .expect(0)
+        .says(&["loss 1·kd + ", "exported without a loss of its own: embedding"]);
+}
+
+#[test]
+fn outputs_are_paired_by_name_then_by_shape() {
+    let teacher = Net { planes: 24, outputs: &["dense", "embedding"], ..TEACHER };
+    let student = Net { planes: 24, vector: "vector", outputs: &["vector", "dense"], ..TEACHER };
+    let sandbox = sandbox(&teacher, &student);
+    sandbox.succeeds(EXTRACT);
+    sandbox.run(&format!("{TRAIN} --criterion l1")).expect(0).says(&[
+        "pair: teacher embedding [24] with student vector [24]",
+        "pair: teacher dense [24, 8, 8] with student dense [24, 8, 8]",
+    ]);
+}
+
+#[test]
+fn what_cannot_be_paired_is_refused_before_anything_is_written() {
+    let student = Net { width: 16, seed: 2, ..TEACHER };
+    let sandbox = sandbox(&TEACHER, &student);
+    sandbox.succeeds(EXTRACT);
+    for (criterion, parts) in [
+        ("mse:pair=embedding>dense", &["equally many axes", "embedding 24", "dense 5x8x8"][..]),
+        ("mse:pair=embedding>embedding", &["expected 24", "found 16", "projector=true"]),
+        ("kd", &["expected the teacher's logits in the cache", "--logits TENSOR"]),
+        ("mse:pair=none>embedding", &["teacher's tap `none`", "embedding"]),
+    ] {
+        sandbox.refused(&format!("{TRAIN} --criterion {criterion}"), parts);
+        assert!(!sandbox.join("run").exists(), "{criterion}");
+    }
+    sandbox.succeeds(&format!("{TRAIN} --criterion mse:pair=embedding>embedding,projector=true"));
+}
+
+#[test]
+fn labels_alone_do_not_make_class_logits() {
+    let sandbox = sandbox(&TEACHER, &Net { seed: 2, ..TEACHER });
+    let labels = Array::new(vec![40], Values::I64((0..40).map(|i| i % 4).collect())).unwrap();
+    let arrays = [("x", &noise(&[40, 3, 8, 8], 3)), ("y", &labels)];
+    write_npz(&sandbox.join("x.npz"), &arrays);
+    sandbox.succeeds(EXTRACT);
+    sandbox
+        .run(TRAIN)
+        .expect(0)
+        .says(&["`embedding` is no class logits by its name", "loss 1·mse"]);
+    std::fs::remove_dir_all(sandbox.join("run")).unwrap();
+    // asked for, it is done
+    let line = format!("{TRAIN} --criterion ce --criterion mse");
+    sandbox.run(&line).expect(0).says(&["loss 1·ce + 1·mse", "24 logits and the data 4 classes"]);
+}
+
+#[test]
+fn logits_are_found_named_or_absent() {
+    let vector = "scores";
+    let outputs = &["scores", "dense"];
+    let sandbox = sandbox(&Net { vector, outputs, ..TEACHER }, &TEACHER);
+    let kept = |flags: &str, folder: &str| {
+        sandbox.succeeds(&format!("extract teacher.onnx --data npz:x.npz -o {folder} {flags}"));
+        let arrays = Manifest::load(&sandbox.join(folder)).unwrap().view_arrays;
+        arrays.into_iter().map(|array| array.path).collect::<Vec<_>>()
+    };
+    let found = kept("", "found");
+    assert!(found.contains(&"logits".to_owned()), "{found:?}");
+    let none = kept("--logits none", "none");
+    assert!(!none.contains(&"logits".to_owned()), "{none:?}");
+    assert!(none.contains(&"taps/scores/features".to_owned()), "{none:?}");
+    assert!(none.contains(&"taps/dense/features".to_owned()), "{none:?}");
+}
