@@ -89,9 +89,13 @@ pub struct Args {
     /// Normalize with the running statistics, and leave them unchanged
     #[arg(long)]
     freeze_batchnorm: bool,
-    /// Give the student a new last layer of N classes, drawn from the seed
+    /// Give the student a new last layer of N classes or values, drawn from the seed
     #[arg(long, value_name = "N")]
     head: Option<usize>,
+    /// Export the projectors that criteria learn (projector=true), as further outputs named for the
+    /// teacher's taps
+    #[arg(long)]
+    export_projector: bool,
     /// Insert a new batch norm after every convolution into which the student's exporter folded one
     #[arg(long, conflicts_with = "leave_folded")]
     insert_batchnorm: bool,
@@ -176,6 +180,7 @@ impl Args {
         recipe.freeze_batchnorm |= self.freeze_batchnorm;
         recipe.drop_last |= self.drop_last;
         recipe.head = self.head.or(recipe.head);
+        recipe.export_projector |= self.export_projector;
         if self.insert_batchnorm {
             recipe.folded_batchnorm = FoldedNorms::Insert;
         }

@@ -4,6 +4,10 @@
 pub const PREPROCESS: &str = "nst-cache.preprocess";
 /// Class names in the order of the logits: a JSON list.
 pub const CLASSES: &str = "nst-cache.classes";
+/// What each output is: a JSON object of names and what they hold, such as `class-logits`.
+pub const OUTPUTS: &str = "nst-cache.outputs";
+/// An output of class logits in [`OUTPUTS`].
+pub const CLASS_LOGITS: &str = "class-logits";
 /// Recipe of the training run: [`crate::recipe::Train`] as JSON.
 pub const RECIPE: &str = "nst-cache.recipe";
 /// SHA-256 of the teacher's file.

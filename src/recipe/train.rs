@@ -92,6 +92,10 @@ pub struct Train {
     /// The number of classes of a new last layer for the student.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<usize>,
+    /// Whether the linear layers that criteria learn (`projector = true`) are exported, as further
+    /// outputs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub export_projector: bool,
     /// The treatment of batch norms that the student's exporter folded away.
     #[serde(skip_serializing_if = "FoldedNorms::is_default")]
     pub folded_batchnorm: FoldedNorms,
@@ -129,6 +133,7 @@ impl Default for Train {
             train: Vec::new(),
             freeze_batchnorm: false,
             head: None,
+            export_projector: false,
             folded_batchnorm: FoldedNorms::default(),
             precision: Precision::default(),
             limit: None,

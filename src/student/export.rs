@@ -1,7 +1,7 @@
 //! Writing a trained graph: the nodes as they were read, inference form, today's weights.
 
-use super::Student;
 use super::chance::Mean;
+use super::{Projection, Student};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Inference;
@@ -19,10 +19,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 const BATCH: &str = "batch";
 
 /// The student's graph with its weights of today; see [`Student::export`].
-pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result<Model> {
+pub(super) fn export(
+    student: &Student,
+    metadata: &[(String, String)],
+    projections: &[Projection],
+) -> Result<Model> {
     let mut proto = student.model.proto().clone();
     let graph = proto.graph.as_mut().ok_or_else(|| Error::internal("model has no graph"))?;
-    let outputs: BTreeSet<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
+    let mut outputs: BTreeSet<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
     let weights = weights(student)?;
 
     let mut nodes = Vec::new();
@@ -76,6 +80,12 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
         nodes.push(node);
     }
     graph.node = nodes;
+    let dtype = student.model.outputs().first().and_then(|output| output.dtype);
+    for projection in projections {
+        let input = renamed.get(&projection.tensor).unwrap_or(&projection.tensor);
+        projection.append(graph, input, dtype.unwrap_or(Dtype::F32))?;
+        outputs.insert(projection.output.clone());
+    }
     drop_unread(&mut graph.node, &outputs);
 
     let read: BTreeSet<&str> = graph
@@ -145,7 +155,8 @@ fn constant(node: NodeProto, mean: &Mean) -> Result<NodeProto> {
     })
 }
 
-fn array(tensor: &Tensor, dtype: Dtype) -> Result<Array> {
+/// A tensor's values in an element type of files.
+pub(super) fn array(tensor: &Tensor, dtype: Dtype) -> Result<Array> {
     let flat = tensor.flatten_all()?;
     let values = match dtype {
         Dtype::F64 => Values::F64(flat.to_dtype(candle_core::DType::F64)?.to_vec1()?),

@@ -20,6 +20,7 @@ mod pass;
 mod pattern;
 mod plan;
 pub mod preset;
+mod projection;
 mod restore;
 mod select;
 mod sequences;
@@ -31,6 +32,7 @@ mod trial;
 #[doc(hidden)]
 pub use exec::blocked::StepCost;
 pub use pass::Pass;
+pub use projection::Projection;
 pub use settings::{FoldedNorms, Precision};
 pub use stage::{Stage, StagePass};
 pub use trains::Decision;
@@ -361,6 +363,11 @@ impl Student {
         self.graph.index.get(name).copied()
     }
 
+    /// The names of all tensors of the graph.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.graph.names.iter().map(String::as_str)
+    }
+
     /// A line about batch norms that seem to be folded into convolutions.
     #[must_use]
     pub fn folded_norms(&self) -> Option<String> {
@@ -517,7 +524,19 @@ impl Student {
     /// # Errors
     /// When a weight cannot be read.
     pub fn export(&self, metadata: &[(String, String)]) -> Result<Model> {
-        export::export(self, metadata)
+        export::export(self, metadata, &[])
+    }
+
+    /// The same with linear layers behind some tensors as further outputs.
+    ///
+    /// # Errors
+    /// When a weight cannot be read.
+    pub fn export_projected(
+        &self,
+        metadata: &[(String, String)],
+        projections: &[Projection],
+    ) -> Result<Model> {
+        export::export(self, metadata, projections)
     }
 
     /// The plan for inputs of these shapes.

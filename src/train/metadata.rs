@@ -7,6 +7,7 @@ use crate::onnx::metadata as keys;
 use crate::recipe::Train;
 use crate::trainer::metrics::Evaluation;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The metadata stored in the model: enough for `eval` to need no flags, and to tell where the
 /// model came from. No path, time or host.
@@ -14,10 +15,11 @@ pub(super) fn metadata(
     recipe: &Train,
     model: &Model,
     material: &Material,
+    outputs: &BTreeMap<String, String>,
     test: Option<&Evaluation>,
 ) -> Result<Vec<(String, String)>> {
     let recipe = Train { test: None, ..recipe.clone() };
-    let mut entries = vec![(keys::RECIPE, json(&recipe)?)];
+    let mut entries = vec![(keys::RECIPE, json(&recipe)?), (keys::OUTPUTS, json(outputs)?)];
     if !model.classes.is_empty() {
         entries.push((keys::CLASSES, json(&model.classes)?));
     }

@@ -5,13 +5,14 @@ use super::job::Host;
 use super::material::Material;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
-use crate::onnx::Model;
 use crate::onnx::logits::{self, Verdict};
+use crate::onnx::{Model, metadata};
 use crate::runtime::{Device, Session, SessionOptions};
-use crate::student::{Student, TensorId};
+use crate::student::{Projection, Student, TensorId};
 use crate::threads;
 use crate::trainer::loss::Objective;
 use crate::trainer::source::Source;
+use std::collections::BTreeMap;
 
 /// The number of class names that a message lists.
 const NAMES: usize = 3;
@@ -105,6 +106,34 @@ pub(super) fn check(
         ));
     }
     Ok(Some(student.logits()))
+}
+
+/// What each output of the exported student holds, for its metadata.
+pub(super) fn describe(
+    student: &Student,
+    classes: Option<TensorId>,
+    projections: &[Projection],
+    inputs: &[Vec<usize>],
+) -> Result<BTreeMap<String, String>> {
+    let form = |row: &[usize]| match row.len() {
+        1 => "vector",
+        2 => "tokens",
+        3 => "map",
+        _ => "values",
+    };
+    let mut all = BTreeMap::new();
+    for (at, output) in student.outputs().iter().enumerate() {
+        let what = match student.shape(output.tensor, inputs)? {
+            _ if classes == Some(output.tensor) => metadata::CLASS_LOGITS,
+            // behind the class logits
+            _ if classes.is_some() && at == 0 => "probabilities",
+            Some(shape) => form(shape.get(1..).unwrap_or_default()),
+            None => continue,
+        };
+        all.insert(output.name.clone(), what.to_owned());
+    }
+    all.extend(projections.iter().map(|p| (p.output.clone(), form(&p.shape).to_owned())));
+    Ok(all)
 }
 
 /// Reports the outputs that no criterion compares.

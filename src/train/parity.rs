@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Model, logits};
 use crate::runtime::{Device, Session, SessionOptions};
-use crate::student::{Executor, FoldedNorms, ImportOptions, Mode, Pass, Student, TensorId};
+use crate::student::{
+    Executor, FoldedNorms, ImportOptions, Mode, Pass, Projection, Student, TensorId,
+};
 use crate::trainer::source::Source;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -223,13 +225,32 @@ impl fmt::Display for Parity {
     }
 }
 
+/// What is compared besides the student's own outputs.
+pub(super) struct Subject<'a> {
+    /// The student's class logits, if it has any.
+    pub(super) classes: Option<TensorId>,
+    /// The linear layers that were exported with it.
+    pub(super) projections: &'a [Projection],
+}
+
 /// An output to compare.
-struct Compared {
+struct Compared<'a> {
     name: String,
     tensor: TensorId,
+    /// The layer that computes it from the tensor.
+    projection: Option<&'a Projection>,
     classes: bool,
     /// Whether the file declares integers.
     integers: bool,
+}
+
+impl Compared<'_> {
+    /// The trainer's values.
+    fn of(&self, pass: &Pass<'_>) -> Result<Tensor> {
+        let Some(projection) = self.projection else { return flat(pass, self.tensor) };
+        let x = pass.value(self.tensor)?.to_device(&candle_core::Device::Cpu)?;
+        Ok(projection.apply(&x)?.flatten_all()?)
+    }
 }
 
 /// Its values `[sample, value]` of the same samples.
@@ -242,12 +263,13 @@ struct OutputValues {
 }
 
 /// The class logits if there are any, then the outputs that depend on the data.
-fn compared(
+fn compared<'a>(
     student: &Student,
     model: &Model,
-    classes: Option<TensorId>,
+    subject: &Subject<'a>,
     shapes: &[Vec<usize>],
-) -> Result<Vec<Compared>> {
+) -> Result<Vec<Compared<'a>>> {
+    let classes = subject.classes;
     let integers = |name: &str| {
         let declared = model.outputs().into_iter().find(|output| output.name == name);
         declared.and_then(|output| output.dtype).is_some_and(|dtype: Dtype| !dtype.is_float())
@@ -258,6 +280,7 @@ fn compared(
             all.push(Compared {
                 name: output.name.clone(),
                 tensor: output.tensor,
+                projection: None,
                 classes: classes == Some(output.tensor),
                 integers: integers(&output.name),
             });
@@ -266,18 +289,24 @@ fn compared(
     if let (Some(tensor), false) = (classes, all.iter().any(|output| output.classes)) {
         let name = logits::of_student(model)
             .ok_or_else(|| Error::internal("parity: the exported student lost its logits"))?;
-        all.push(Compared { name, tensor, classes: true, integers: false });
+        all.push(Compared { name, tensor, projection: None, classes: true, integers: false });
+    }
+    for projection in subject.projections {
+        let tensor = student.tensor(&projection.tensor).ok_or_else(|| {
+            Error::internal(format!("parity: the student lost {}", projection.tensor))
+        })?;
+        let (name, projection) = (projection.output.clone(), Some(projection));
+        all.push(Compared { name, tensor, projection, classes: false, integers: false });
     }
     all.sort_by_key(|output| !output.classes);
     Ok(all)
 }
 
-/// Runs the first samples through both, and some of them in float64. `classes`: the student's class
-/// logits, if it has any.
+/// Runs the first samples through both, and some of them in float64.
 pub(super) fn parity(
     student: &Student,
     model: &Model,
-    classes: Option<TensorId>,
+    subject: &Subject<'_>,
     samples: &Source<'_>,
     host: &Host<'_>,
 ) -> Result<Parity> {
@@ -285,7 +314,8 @@ pub(super) fn parity(
     let options = SessionOptions { device: Device::Cpu, threads: host.threads };
     let first = samples.batch(0, 0..1)?;
     let shapes: Vec<Vec<usize>> = first.inputs.iter().map(|t| t.dims().to_vec()).collect();
-    let outputs = compared(student, model, classes, &shapes)?;
+    let outputs = compared(student, model, subject, &shapes)?;
+    let kept: Vec<TensorId> = outputs.iter().map(|output| output.tensor).collect();
     let names: Vec<String> = outputs.iter().map(|output| output.name.clone()).collect();
     let mut session = Session::new(&runtime, model, &names, &options)?;
     let inputs = model.inputs();
@@ -293,7 +323,7 @@ pub(super) fn parity(
     let mut values: Vec<OutputValues> = outputs.iter().map(|_| OutputValues::default()).collect();
     for start in (0..count).step_by(BATCH) {
         let batch = samples.batch(0, start..(start + BATCH).min(count))?;
-        let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
+        let pass = student.forward(&batch.inputs, Mode::Eval, &kept, 0)?;
         let arrays = batch.inputs.iter().zip(&inputs).map(|(tensor, input)| {
             let array = array(tensor)?;
             // a half-precision student takes half-precision inputs
@@ -305,7 +335,7 @@ pub(super) fn parity(
             inputs.iter().map(|i| i.name.as_str()).zip(&arrays).collect();
         let results = session.run(&named, &names)?;
         for ((output, values), theirs) in outputs.iter().zip(&mut values).zip(&results) {
-            let ours = flat(&pass, output.tensor)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let ours = output.of(&pass)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
             let theirs = theirs.to_f32();
             if ours.len() != theirs.len() {
                 return Err(Error::check(format!(
@@ -333,7 +363,7 @@ pub(super) fn parity(
 fn exact(
     model: &Model,
     samples: &Source<'_>,
-    outputs: &[Compared],
+    outputs: &[Compared<'_>],
     values: &mut [OutputValues],
 ) -> Result<()> {
     let options = ImportOptions {
@@ -343,7 +373,7 @@ fn exact(
         ..ImportOptions::default()
     };
     let student = Student::import(model, &options)?;
-    let tensor = |output: &Compared| {
+    let tensor = |output: &Compared<'_>| {
         student.tensor(&output.name).ok_or_else(|| {
             Error::internal(format!("parity: the exported student lost {}", output.name))
         })
@@ -379,7 +409,7 @@ fn array(tensor: &Tensor) -> Result<Array> {
 }
 
 /// Judges the computed values of an output of so many samples.
-fn judge(output: &Compared, values: &OutputValues, samples: usize) -> OutputParity {
+fn judge(output: &Compared<'_>, values: &OutputValues, samples: usize) -> OutputParity {
     let width = (values.trainer.len() / samples.max(1)).max(1);
     let rows = || {
         let exact = values.exact.chunks(width).map(Some).chain(std::iter::repeat(None));
@@ -483,9 +513,10 @@ mod tests {
     const CLASSES: usize = 4;
     const ROWS: usize = 100;
 
-    static LOGITS: std::sync::LazyLock<Compared> = std::sync::LazyLock::new(|| Compared {
+    static LOGITS: std::sync::LazyLock<Compared<'static>> = std::sync::LazyLock::new(|| Compared {
         name: "logits".into(),
         tensor: TensorId(0),
+        projection: None,
         classes: true,
         integers: false,
     });

@@ -131,13 +131,20 @@ impl Prepared {
             State::Finished(report) => return finished(*report),
             State::Ready(ready) => ready,
         };
-        let Ready { student, inputs, no_classes, pairs, objective } = &*ready;
+        let Ready { student, inputs: fed, no_classes, pairs, objective } = &*ready;
         let source = ready.source(&settled, &material, &model)?;
         let other = no_classes.as_deref();
         let classes =
             outputs::check(&model.onnx, student, &material, &source, objective, other, host)?;
-        let learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
-        let test = material.test(model.preprocess.as_ref(), inputs);
+        let mut learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
+        if settled.recipe.export_projector && learnable.projections(objective, student)?.is_empty()
+        {
+            return Err(Error::input(
+                "export-projector: expected a criterion that learns a projector, found none",
+            )
+            .hint("--criterion 'cosine:projector=true' learns one"));
+        }
+        let test = material.test(model.preprocess.as_ref(), fed);
         material.note_views(&settled.recipe, host);
         announce(&settled, &source, objective, pairs, host);
         if host.monitor.stop_requested() {
@@ -169,16 +176,24 @@ impl Prepared {
             },
             monitor: host.monitor,
         };
-        let outcome = epochs::run(&training, learnable)?;
+        let outcome = epochs::run(&training, &mut learnable)?;
 
         let test_result = outcome.test.as_ref();
-        let metadata = metadata::metadata(&settled.recipe, &model, &material, test_result)?;
-        let exported = student.export(&metadata)?;
+        let projections = if settled.recipe.export_projector {
+            learnable.projections(objective, student)?
+        } else {
+            Vec::new()
+        };
+        let inputs = material.input_shapes(student, model.preprocess.as_ref())?;
+        let named = outputs::describe(student, classes, &projections, &inputs)?;
+        let metadata = metadata::metadata(&settled.recipe, &model, &material, &named, test_result)?;
+        let exported = student.export_projected(&metadata, &projections)?;
         let (path, model_sha256) = folder::write_model(&lock, &exported)?;
         let samples = match test {
             Some(test) => test,
-            None => material.sequential(model.preprocess.as_ref(), inputs)?,
+            None => material.sequential(model.preprocess.as_ref(), fed)?,
         };
+        let subject = parity::Subject { classes, projections: &projections };
         let report = Report {
             student: settled.job.name.clone(),
             model: path,
@@ -186,7 +201,7 @@ impl Prepared {
             parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
             pairs: pairs.concat(),
             outcome,
-            parity: parity::parity(student, &exported, classes, &samples, host)?,
+            parity: parity::parity(student, &exported, &subject, &samples, host)?,
             settings: folder.settings().clone(),
         };
         report.parity.warn(host.monitor);

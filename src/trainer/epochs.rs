@@ -80,12 +80,12 @@ pub struct Outcome {
 }
 
 /// Trains to the end, from the start or from the folder's checkpoint. `learnable`: the untrained
-/// state of the objective's criteria.
+/// state of the objective's criteria, trained in place.
 ///
 /// # Errors
 /// When a sample cannot be read, the loss is not finite (names step and term), the disk fails, or
 /// the user asks to stop (progress so far is then saved).
-pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
+pub fn run(run: &Training<'_>, learnable: &mut Learnable) -> Result<Outcome> {
     let steps =
         Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
     let per_epoch = steps.per_epoch();
@@ -104,7 +104,7 @@ pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
         let accepted =
             |found: &str| found == run.identity || run.shorter.iter().any(|s| s == found);
         let (loaded, lines) =
-            checkpoint::load(&path, accepted, run.student, &mut optimizer, &mut learnable)?;
+            checkpoint::load(&path, accepted, run.student, &mut optimizer, learnable)?;
         (Position { identity: run.identity.to_owned(), ..loaded }, lines)
     } else {
         learnable.pretrain(
@@ -182,7 +182,7 @@ struct Trainer<'a> {
     total: usize,
     schedule: Schedule,
     optimizer: Optimizer,
-    learnable: Learnable,
+    learnable: &'a mut Learnable,
     metrics: Metrics,
     position: Position,
     /// Training time of earlier, interrupted runs.
@@ -262,14 +262,8 @@ impl Trainer<'_> {
             Clock { step, steps_per_epoch: self.steps.per_epoch(), total_steps: self.total };
         let clip = self.run.recipe.clip;
         let settings = Settings { clock, lr, clip, classes: self.run.classes, seed };
-        let Stepped { value, norm, counts, .. } = step::step(
-            student,
-            objective,
-            &mut self.optimizer,
-            &mut self.learnable,
-            batch,
-            &settings,
-        )?;
+        let Stepped { value, norm, counts, .. } =
+            step::step(student, objective, &mut self.optimizer, self.learnable, batch, &settings)?;
 
         let samples = batch.labels.len();
         self.position.sums.add(samples, value.total, &value.parts, counts);
@@ -346,7 +340,7 @@ impl Trainer<'_> {
             self.metrics.text(),
             self.run.student,
             &self.optimizer,
-            &self.learnable,
+            self.learnable,
         )
     }
 

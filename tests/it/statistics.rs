@@ -330,7 +330,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     )
     .unwrap();
     let source = Source::Cache(source);
-    let learnable = Learnable::new(&objective, &recipe, &source, &Silent).unwrap();
+    let mut learnable = Learnable::new(&objective, &recipe, &source, &Silent).unwrap();
     let lock = Lock::create(folder).unwrap();
     let run = Training {
         recipe: &recipe,
@@ -346,7 +346,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
         options: Options { checkpoint_steps: None, log_steps: 1, loader_threads: 1 },
         monitor: &Silent,
     };
-    epochs::run(&run, learnable).unwrap();
+    epochs::run(&run, &mut learnable).unwrap();
     let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines

@@ -170,7 +170,29 @@ fn what_cannot_be_paired_is_refused_before_anything_is_written() {
         sandbox.refused(&format!("{TRAIN} --criterion {criterion}"), parts);
         assert!(!sandbox.join("run").exists(), "{criterion}");
     }
-    sandbox.succeeds(&format!("{TRAIN} --criterion mse:pair=embedding>embedding,projector=true"));
+}
+
+#[test]
+fn a_student_speaks_the_teachers_embedding_through_its_projector() {
+    let student = Net { width: 16, planes: 3, vector: "vector", outputs: &["vector"], ..TEACHER };
+    let sandbox = sandbox(&TEACHER, &student);
+    sandbox.succeeds(EXTRACT);
+    let line = format!("{TRAIN} --export-projector");
+    sandbox.refused(&format!("{line} --criterion at"), &["expected a criterion that learns"]);
+    let criteria = "--criterion cosine:pair=embedding>vector,projector=true \
+                    --criterion mse:pair=dense>map,projector=true";
+    sandbox.run(&format!("{line} {criteria}")).expect(0).says(&["of 3 outputs"]);
+    let outputs = sandbox.json("inspect run/student.onnx")["outputs"].clone();
+    let named = |output: &Value| format!("{} {}", output["name"], output["shape"]);
+    let found: Vec<String> = outputs.as_array().unwrap().iter().map(named).collect();
+    assert_eq!(
+        found,
+        [r#""vector" ["batch",16]"#, r#""embedding" ["batch",24]"#, r#""dense-2" ["batch",5,8,8]"#]
+    );
+    // left out unless asked for
+    std::fs::remove_dir_all(sandbox.join("run")).unwrap();
+    sandbox.succeeds(&format!("{TRAIN} {criteria}"));
+    assert_eq!(sandbox.json("inspect run/student.onnx")["outputs"].as_array().unwrap().len(), 1);
 }
 
 #[test]

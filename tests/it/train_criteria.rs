@@ -205,7 +205,7 @@ fn train(
     )?;
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     let source = Source::Cache(source);
-    let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let mut learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
     let lock = Lock::create(folder)?;
     let settings = Training {
         recipe: &recipe,
@@ -221,7 +221,7 @@ fn train(
         options,
         monitor,
     };
-    let outcome = pool.install(|| run(&settings, learnable))?;
+    let outcome = pool.install(|| run(&settings, &mut learnable))?;
     let exported = student.export(&[])?;
     let initializers = exported.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
     Ok(Trained { outcome, student: exported.bytes().to_vec(), initializers })

@@ -62,7 +62,7 @@ fn train_as(
         recipe.seed,
     ));
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
-    let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let mut learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
     let lock = Lock::create(folder)?;
     let settings = Training {
         recipe: &recipe,
@@ -78,7 +78,7 @@ fn train_as(
         options,
         monitor,
     };
-    run(&settings, learnable)?;
+    run(&settings, &mut learnable)?;
     Ok(student.export(&[])?.bytes().to_vec())
 }
 

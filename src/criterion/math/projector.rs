@@ -14,7 +14,8 @@ use crate::criterion::contract::{Setup, Shapes};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-const NAME: &str = "projector";
+/// The layer's name in a module.
+pub(crate) const NAME: &str = "projector";
 
 /// The axis of the channels of a tensor of this rank: 1 of vectors `[batch, channels]` and of maps
 /// `[batch, channels, height, width]`, the last of tokens `[batch, positions, channels]`.

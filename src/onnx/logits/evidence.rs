@@ -5,7 +5,7 @@
 use super::super::operator::{Class, Movement};
 use super::super::{Model, metadata};
 use crate::onnx::proto::NodeProto;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The class counts of ImageNet-1k (in TensorFlow's models with a background class) and of its
 /// larger versions.
@@ -29,6 +29,13 @@ pub enum Verdict {
 /// Judges a table by its tensor's name and width, and by the graph. `classes`: how many the data
 /// has, 0 if unknown.
 pub(super) fn judge(model: &Model, tensor: &str, width: usize, classes: usize) -> Verdict {
+    if let Some(told) = told(model, tensor) {
+        return if told == metadata::CLASS_LOGITS {
+            Verdict::Logits
+        } else {
+            Verdict::Other(format!("`{tensor}` is recorded as {told}"))
+        };
+    }
     let recorded = model
         .metadata(metadata::CLASSES)
         .and_then(|text| serde_json::from_str::<Vec<String>>(text).ok().map(|names| names.len()));
@@ -58,6 +65,12 @@ pub(super) fn judge(model: &Model, tensor: &str, width: usize, classes: usize) -
         }
         None => Verdict::Other(format!("`{tensor}` is no layer's output")),
     }
+}
+
+/// What a trained student's file says of an output.
+fn told(model: &Model, output: &str) -> Option<String> {
+    let text = model.metadata(metadata::OUTPUTS)?;
+    serde_json::from_str::<BTreeMap<String, String>>(text).ok()?.remove(output)
 }
 
 /// The node that computes a tensor's values; what moves, casts or dequantizes them is passed.

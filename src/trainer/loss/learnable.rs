@@ -14,12 +14,16 @@ use super::data::TermData;
 use super::pretraining;
 use super::{Objective, Term};
 use crate::criterion::math::module::Module;
+use crate::criterion::math::projector;
 use crate::criterion::{Running, Setup, Shapes};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::onnx::tap;
 use crate::random::fnv1a;
 use crate::recipe::Train;
+use crate::student::{Projection, Student};
 use candle_core::{DType, Tensor, Var};
+use std::collections::HashSet;
 
 /// The state of a run's criteria.
 #[derive(Debug)]
@@ -126,6 +130,33 @@ impl Learnable {
         into: &mut Vec<Option<Tensor>>,
     ) -> Result<()> {
         gradients(&self.policy.modules, found, into)
+    }
+
+    /// The linear layers that criteria learned between tensors of the student and the teacher's,
+    /// as outputs named for the teacher's tensors.
+    ///
+    /// # Errors
+    /// When a weight is missing.
+    pub fn projections(&self, objective: &Objective, student: &Student) -> Result<Vec<Projection>> {
+        let mut taken: HashSet<String> = student.names().map(str::to_ascii_lowercase).collect();
+        let mut found = Vec::new();
+        for (term, learned) in objective.terms.iter().zip(&self.terms) {
+            for (pair, module) in term.pairs.iter().zip(learned.running.modules()) {
+                let layer = module.at(projector::NAME);
+                if !layer.has("weight") {
+                    continue;
+                }
+                let get = |part: &str| module.get(&format!("{}.{part}", projector::NAME));
+                found.push(Projection {
+                    tensor: pair.student.clone(),
+                    shape: pair.student_shape.clone(),
+                    output: tap::free(pair.teacher.clone(), &mut taken),
+                    weight: get("weight")?,
+                    bias: get("bias")?,
+                });
+            }
+        }
+        Ok(found)
     }
 
     /// Takes one step along the gradients that [`Objective::evaluate`] computed.
