@@ -529,7 +529,8 @@ def kd_binary(c):
         s, t = s / temperature, t / temperature
         for sign in (1, -1):
             p, q = F.logsigmoid(sign * t), F.logsigmoid(sign * s)
-            loss = loss + temperature**2 * F.kl_div(q, p, log_target=True, reduction="mean")
+            divergence = F.kl_div(q, p, log_target=True, reduction="sum") / s.numel()
+            loss = loss + temperature**2 * divergence
     return loss
 
 

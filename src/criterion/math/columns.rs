@@ -10,24 +10,14 @@ use crate::tensor::Element;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-/// Columns that a loss gets at a time, at most.
-pub(crate) const COLUMNS: usize = 64;
+/// Columns read at a time, at most.
+const COLUMNS: usize = 16;
 /// Elements of a task, at least.
 const GRAIN: usize = 4096;
 
-/// Some columns of both tensors: matrices `[length, columns]`.
-pub(crate) struct Tile<'a> {
-    /// The student's; a loss leaves its gradient here.
-    pub student: &'a mut [f64],
-    /// The teacher's, which a loss may overwrite.
-    pub teacher: &'a mut [f64],
-    /// The number of columns, [`COLUMNS`] at most.
-    pub columns: usize,
-}
-
-/// The mean over all columns of a loss, computed in double precision. `loss` gets some columns,
-/// returns the sum of their losses, and leaves that sum's gradient in place of the student's
-/// values.
+/// The mean over all columns of a loss, computed in double precision. `loss` gets a column of the
+/// student and of the teacher, returns its value, and leaves its gradient in place of the student's
+/// values; the teacher's are its own to overwrite.
 ///
 /// # Shapes
 /// `student`, f32 or f64, and `teacher`, of any floating-point type, of one shape, which is
@@ -40,7 +30,7 @@ pub(crate) fn column_mean(
     teacher: &Tensor,
     planes: NormShape,
     who: &str,
-    loss: impl Fn(Tile<'_>) -> f64 + Sync,
+    loss: impl Fn(&mut [f64], &mut [f64]) -> f64 + Sync,
 ) -> Result<Evaluation> {
     check_dtype(student, who)?;
     same_shape(student, teacher, who)?;
@@ -65,7 +55,9 @@ pub(crate) fn column_mean(
                         let at = Place { start: index * image + first, length, inner, columns };
                         at.read(s, own);
                         at.read(t, other);
-                        sum += loss(Tile { student: own, teacher: other, columns });
+                        let pairs =
+                            own.chunks_exact_mut(length).zip(other.chunks_exact_mut(length));
+                        sum += pairs.map(|(own, other)| loss(own, other)).sum::<f64>();
                         for g in own.iter_mut() {
                             *g *= share;
                         }
@@ -83,7 +75,7 @@ pub(crate) fn column_mean(
     Ok(Evaluation { value, inputs: vec![gradient], weights: Vec::new() })
 }
 
-/// Where some columns are.
+/// Some neighboring columns of an image `[length, inner]`.
 struct Place {
     start: usize,
     length: usize,
@@ -92,19 +84,32 @@ struct Place {
 }
 
 impl Place {
+    /// Reads them one after the other.
     fn read(&self, x: Elements<'_>, to: &mut Vec<f64>) {
-        to.resize(self.length * self.columns, 0.0);
-        if self.columns == self.inner {
+        to.resize(self.columns * self.length, 0.0);
+        if self.inner == 1 {
             return x.read(self.start, to);
         }
-        for (row, to) in to.chunks_exact_mut(self.columns).enumerate() {
-            x.read(self.start + row * self.inner, to);
+        let mut row = [0.0; COLUMNS];
+        let row = &mut row[..self.columns];
+        for place in 0..self.length {
+            x.read(self.start + place * self.inner, row);
+            for (column, &value) in to.chunks_exact_mut(self.length).zip(row.iter()) {
+                column[place] = value;
+            }
         }
     }
 
-    /// Writes to the columns from `first` on of an image.
+    /// Writes them to the columns from `first` on of an image.
     fn write<T: Element>(&self, values: &[f64], first: usize, image: &mut [T]) {
-        let rows = image.chunks_exact_mut(self.inner).zip(values.chunks_exact(self.columns));
-        rows.for_each(|(row, values)| round(values, &mut row[first..first + self.columns]));
+        if self.inner == 1 {
+            return round(values, image);
+        }
+        for (place, row) in image.chunks_exact_mut(self.inner).enumerate() {
+            let columns = values.chunks_exact(self.length);
+            for (out, column) in row[first..].iter_mut().zip(columns) {
+                *out = T::of(column[place]);
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Cosine distance of feature vectors.
 
 use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
-use crate::criterion::math::columns::{COLUMNS, Tile, column_mean};
+use crate::criterion::math::columns::column_mean;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::module::Module;
 use crate::criterion::math::projector::{channel_axis, compare, projectors};
@@ -65,40 +65,30 @@ pub fn cosine(
         };
         let product = |dims: &[usize]| dims.iter().product();
         let (outer, inner) = (product(&s.dims()[..axis]), product(&s.dims()[axis + 1..]));
-        column_mean(s, t, NormShape { outer, channels, inner }, "cosine", distances)
+        column_mean(s, t, NormShape { outer, channels, inner }, "cosine", distance)
     })
 }
 
-/// `Σ 1 − cos` of a tile's columns.
-fn distances(tile: Tile<'_>) -> f64 {
-    let Tile { student, teacher, columns } = tile;
-    let (mut own, mut other, mut both) = ([0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS]);
-    for (s, t) in student.chunks_exact(columns).zip(teacher.chunks_exact(columns)) {
-        for (j, (s, t)) in s.iter().zip(t).enumerate() {
-            own[j] += s * s;
-            other[j] += t * t;
-            both[j] += s * t;
-        }
+/// `1 − cos`; its gradient takes the place of s.
+fn distance(s: &mut [f64], t: &mut [f64]) -> f64 {
+    let (mut own, mut other, mut both) = (0.0, 0.0, 0.0);
+    for (s, t) in s.iter().zip(t.iter()) {
+        own += s * s;
+        other += t * t;
+        both += s * t;
     }
-    let mut sum = 0.0;
-    for j in 0..columns {
-        // d(1 − cos)/ds = cos/‖s‖² · s − 1/(‖s‖‖t‖) · t
-        let norms = own[j].sqrt() * other[j].sqrt();
-        if norms == 0.0 {
-            (own[j], other[j]) = (0.0, 0.0);
-            sum += 1.0;
-        } else {
-            let cos = both[j] / norms;
-            (own[j], other[j]) = (cos / own[j], 1.0 / norms);
-            sum += 1.0 - cos;
-        }
+    let norms = own.sqrt() * other.sqrt();
+    if norms == 0.0 {
+        s.fill(0.0);
+        return 1.0;
     }
-    for (s, t) in student.chunks_exact_mut(columns).zip(teacher.chunks_exact(columns)) {
-        for (j, (s, t)) in s.iter_mut().zip(t).enumerate() {
-            *s = own[j] * *s - other[j] * t;
-        }
+    // d(1 − cos)/ds = cos/‖s‖² · s − 1/(‖s‖‖t‖) · t
+    let cos = both / norms;
+    let (along_s, along_t) = (cos / own, 1.0 / norms);
+    for (s, t) in s.iter_mut().zip(t.iter()) {
+        *s = along_s * *s - along_t * t;
     }
-    sum
+    1.0 - cos
 }
 
 #[cfg(test)]
@@ -117,7 +107,7 @@ mod tests {
             (&[2, 4, 3], &[2, 4, 3], 1),
             (&[2, 4, 3], &[2, 4, 3], 2),
             (&[2, 3, 5, 3], &[2, 3, 3, 4], 1),
-            // more positions than a tile has columns
+            // more positions than are read at a time
             (&[1, 2, 10, 13], &[1, 2, 10, 13], 1),
         ] {
             let (s, t) = (tensor(student, 1), tensor(teacher, 2));

@@ -61,7 +61,7 @@ pub fn cwd(student: &Tensor, teacher: &Tensor, tau: f64, module: &Module) -> Res
     compare(student, teacher, module, "cwd", |s, t| {
         let [batch, channels, h, w] = map_dims(s, "cwd")?;
         let planes = NormShape { outer: batch * channels, channels: h * w, inner: 1 };
-        column_mean(s, t, planes, "cwd", |tile| divergence(tile, tau))
+        column_mean(s, t, planes, "cwd", |s, t| divergence(s, t, tau))
     })
 }
 

@@ -69,7 +69,7 @@ pub fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Evalua
                 )));
             }
         };
-        column_mean(s, t, planes, "kd", |tile| divergence(tile, temperature))
+        column_mean(s, t, planes, "kd", |s, t| divergence(s, t, temperature))
     })
 }
 

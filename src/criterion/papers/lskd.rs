@@ -1,7 +1,7 @@
 //! Knowledge distillation of standardized logits (Sun et al. 2024, arXiv:2403.01427).
 
 use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
-use crate::criterion::math::columns::{Tile, column_mean};
+use crate::criterion::math::columns::column_mean;
 use crate::criterion::math::divergence::divergence;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::standard::{standardize, standardize_gradient};
@@ -59,12 +59,12 @@ const EPS: f64 = 1e-7;
 pub fn lskd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Evaluation> {
     let (outer, channels) = rows_and_classes(student, "lskd")?;
     let planes = NormShape { outer, channels, inner: 1 };
-    column_mean(student, teacher, planes, "lskd", |Tile { student, teacher, columns }| {
-        let sd = standardize(student, EPS);
-        standardize(teacher, EPS);
-        let z = student.to_vec();
-        let value = divergence(Tile { student: &mut *student, teacher, columns }, temperature);
-        standardize_gradient(&z, sd, EPS, student);
+    column_mean(student, teacher, planes, "lskd", |s, t| {
+        let sd = standardize(s, EPS);
+        standardize(t, EPS);
+        let z = s.to_vec();
+        let value = divergence(s, t, temperature);
+        standardize_gradient(&z, sd, EPS, s);
         value
     })
 }

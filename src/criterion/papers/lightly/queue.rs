@@ -1,7 +1,6 @@
 //! The queue of the teacher's last embeddings, which serve as classes, and the comparison with it.
 
 use crate::criterion::contract::{Memory, Setup};
-use crate::criterion::math::columns::Tile;
 use crate::criterion::math::divergence::divergence;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
@@ -194,9 +193,7 @@ pub(super) fn compare(
         scores
     };
     let (mut own, mut other) = (scores(&v), scores(&u));
-    let of_sample = |(own, other): (&mut [f64], &mut [f64])| {
-        divergence(Tile { student: own, teacher: other, columns: 1 }, temperature)
-    };
+    let of_sample = |(own, other): (&mut [f64], &mut [f64])| divergence(own, other, temperature);
     let parts: Vec<f64> =
         own.par_chunks_mut(rows).zip(other.par_chunks_mut(rows)).map(of_sample).collect();
     // there is no factor T² here

@@ -5,7 +5,6 @@ use super::queue::{Embeddings, Queue, QueueSize, normalize, normalize_gradient};
 use super::v1::{global, module};
 use crate::criterion::contract::{Comparison, Criterion, Layers, Pairs, Setup, Shapes, Spec};
 use crate::criterion::math::chain::{self, Link};
-use crate::criterion::math::columns::Tile;
 use crate::criterion::math::convolution::Geometry;
 use crate::criterion::math::divergence::divergence;
 use crate::criterion::math::elements::{Elements, count, round};
@@ -200,7 +199,7 @@ impl Image {
         let mut own = similarities(&v);
         let mut sum = 0.0;
         for (own, other) in own.chunks_exact_mut(area).zip(other.chunks_exact_mut(area)) {
-            sum += divergence(Tile { student: own, teacher: other, columns: 1 }, self.temperature);
+            sum += divergence(own, other, self.temperature);
         }
         // there is no factor T² here
         let share = self.share / (self.temperature * self.temperature);
