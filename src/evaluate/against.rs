@@ -68,8 +68,8 @@ impl Comparison {
     /// As [`pairs::pair`].
     pub(super) fn new(
         recipe: &Evaluate,
-        student: Side,
-        teacher: Side,
+        student: &Side,
+        teacher: &Side,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let pairs = pairs::pair(&student.0, &teacher.0, &recipe.pairs)?;
@@ -95,9 +95,9 @@ impl Comparison {
             left.map(|(_, output)| output.describe()).chain(others.iter().cloned()).collect()
         };
         let taken: Vec<usize> = pairs.iter().map(|pair| pair.student).collect();
-        let unpaired_student = unpaired(&student, &taken);
+        let unpaired_student = unpaired(student, &taken);
         let taken: Vec<usize> = pairs.iter().map(|pair| pair.teacher).collect();
-        let unpaired_teacher = unpaired(&teacher, &taken);
+        let unpaired_teacher = unpaired(teacher, &taken);
         for (whose, unpaired) in [("student", &unpaired_student), ("teacher", &unpaired_teacher)] {
             if !unpaired.is_empty() {
                 monitor.note(&format!(
@@ -124,6 +124,12 @@ impl Comparison {
     /// The pairs.
     pub(super) fn pairs(&self) -> &[Compared] {
         &self.pairs
+    }
+
+    /// Bytes that the compared values of one sample take on each side.
+    pub(super) fn row_bytes(&self) -> usize {
+        let values = |pair: &Compared| pair.student.row.iter().product::<usize>();
+        self.pairs.iter().map(values).sum::<usize>() * size_of::<f32>()
     }
 
     /// Adds a block: the values of each pair's outputs.

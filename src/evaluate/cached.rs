@@ -16,7 +16,7 @@ use crate::extract::image_input;
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::feed::Placed;
-use crate::onnx::logits::Conversion;
+use crate::onnx::logits::{Conversion, Nature};
 use crate::recipe::Evaluate;
 use crate::runtime::{Runtime, SessionOptions};
 use crate::statistic::{LOGITS, Statistic};
@@ -62,7 +62,7 @@ pub(super) fn measure(
         student_inputs(recipe, &model, placed, manifest, monitor)
     })?;
     let named = recipe.pairs.iter().map(|pair| pair.student.as_str());
-    let tensors = outputs::tensors(&model, named.chain(recipe.logits.tensor()))?;
+    let tensors = outputs::tensors("student", &model, named.chain(recipe.logits.tensor()))?;
     let (pool, options) = pump::split(options)?;
     let mut runner = Runner::new("student", &model, &tensors, (runtime, &options), monitor)?;
     let first = runner
@@ -70,12 +70,13 @@ pub(super) fn measure(
     let classes = samples::class_count(&manifest.data.classes, cache.labels().iter().copied());
     let mut student = outputs::comparable(&model, &tensors, &tensors, &first);
     classifier::mark(&model, &mut student.0, classes);
-    let mut comparison = Comparison::new(recipe, student, arrays(manifest, classes), monitor)?;
+    let mut comparison = Comparison::new(recipe, &student, &arrays(manifest, classes), monitor)?;
     let tensors: Vec<String> =
         comparison.pairs().iter().map(|pair| pair.student.name.clone()).collect();
     let paths: Vec<String> =
         comparison.pairs().iter().map(|pair| pair.teacher.name.clone()).collect();
     runner.check(&mut feeder, &first, &outputs::unique(&tensors), monitor)?;
+    feeder.limit(comparison.row_bytes());
     let feeder = feeder;
     pump(
         ("eval", count, feeder.batch),
@@ -252,7 +253,9 @@ fn arrays(manifest: &Manifest, classes: Option<usize>) -> Side {
         }
         let made_of = manifest.logits.and_then(|logits| logits.made_of);
         let width: usize = spec.row_shape.iter().product();
-        let is_of_classes = classes == Some(width) || made_of == Some(Conversion::Probabilities);
+        let is_logits = spec.path == LOGITS;
+        // they are logarithms of probabilities then
+        let is_of_softmax = is_logits && made_of == Some(Conversion::Probabilities);
         let alias = statistic.map(|(alias, _)| alias.to_owned());
         outputs.push(Output {
             name: spec.path.clone(),
@@ -261,8 +264,8 @@ fn arrays(manifest: &Manifest, classes: Option<usize>) -> Side {
             flat: flat(spec),
             channel_axis: spec.axes.iter().position(|axis| axis == "c"),
             dtype: spec.dtype,
-            nature: None,
-            is_classes: spec.path == LOGITS && is_of_classes,
+            nature: is_of_softmax.then_some(Nature::Softmax { axis: None, is_log: true }),
+            is_classes: is_logits && classes == Some(width),
             position: None,
         });
     }

@@ -16,9 +16,9 @@ use crate::recipe::{ClassLogits, Evaluate};
 use std::ops::Range;
 
 /// What helps where a model shows no class logits.
-const OTHERWISE: &str = "--logits TENSOR names the logits of a classifier; of other models, \
-                         --against TEACHER.onnx or --against CACHE measures the agreement with a \
-                         teacher, --knn the embeddings";
+const OTHERWISE: &str = "--logits TENSOR names the logits of a classifier; --against \
+                         TEACHER.onnx or --against CACHE compares any outputs with a teacher's, \
+                         --knn judges an embedding";
 
 /// The tensors in which to look for the logits; `None` where the model has none.
 ///
@@ -158,8 +158,7 @@ fn class_map(
         Agreement::Others(reason) => {
             Err(Error::input(format!("{reason}: there is nothing to measure")).hint(
                 "--classes FILE names the model's classes in the order of its logits, --logits \
-                 TENSOR another tensor; of a model that is no classifier, --against measures the \
-                 agreement with a teacher, --knn the embeddings",
+                 TENSOR another tensor; --against TEACHER.onnx and --knn need no classes",
             ))
         }
     }

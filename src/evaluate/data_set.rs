@@ -12,6 +12,7 @@ use super::{outputs, preprocess};
 use crate::data::{self, Sample};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::onnx::logits::LogitCandidates;
 use crate::onnx::{Feeding, Model, Value};
 use crate::recipe::Evaluate;
 use crate::runtime::{Runtime, SessionOptions};
@@ -145,11 +146,14 @@ impl Both<'_> {
         let mut teacher_feeder = self.teacher_feeder(feeder, monitor)?;
         let named = recipe.pairs.iter().map(|pair| pair.student.as_str());
         let found = classifier::candidates(recipe, student)?;
-        let logits = found.iter().flat_map(|found| found.tensors()).collect::<Vec<_>>();
-        let compared = outputs::tensors(student, named.chain(recipe.logits.tensor()))?;
+        let logits = found.iter().flat_map(LogitCandidates::tensors).collect::<Vec<_>>();
+        let compared = outputs::tensors("student", student, named.chain(recipe.logits.tensor()))?;
         let tensors = outputs::unique(&[compared.as_slice(), logits.as_slice()].concat());
-        let of_teacher =
-            outputs::tensors(teacher, recipe.pairs.iter().map(|pair| pair.teacher.as_str()))?;
+        let of_teacher = outputs::tensors(
+            "teacher",
+            teacher,
+            recipe.pairs.iter().map(|pair| pair.teacher.as_str()),
+        )?;
         let engine = (runtime, options);
         let mut runner = Runner::new("student", student, &tensors, engine, monitor)?;
         let mut other = Runner::new("teacher", teacher, &of_teacher, engine, monitor)?;
@@ -163,7 +167,7 @@ impl Both<'_> {
         let mut side_of_teacher =
             outputs::comparable(teacher, &of_teacher, &of_teacher, &first_of_teacher);
         classifier::mark(teacher, &mut side_of_teacher.0, classes);
-        let mut comparison = Comparison::new(recipe, side, side_of_teacher, monitor)?;
+        let mut comparison = Comparison::new(recipe, &side, &side_of_teacher, monitor)?;
         // nobody asks for scores here: they are given where nothing stands in the way
         let mut scored =
             found.filter(|_| classes.is_some() && samples.are_labeled()).and_then(|found| {
@@ -182,6 +186,8 @@ impl Both<'_> {
         let checked = outputs::unique(&read_of_teacher);
         other.check(&mut teacher_feeder, &first_of_teacher, &checked, monitor)?;
 
+        feeder.limit(comparison.row_bytes());
+        teacher_feeder.limit(comparison.row_bytes());
         let (feeder, teacher_feeder) = (&*feeder, &teacher_feeder);
         let started = Instant::now();
         pump(
@@ -200,8 +206,12 @@ impl Both<'_> {
                 let values = runner.run(&runs, &read)?;
                 let of_teacher = other.run(&of_teacher, &read_of_teacher)?;
                 let (compared, logits) = values.split_at(count);
-                if let Some(classifier) = &mut scored {
-                    classifier.add(first_of(logits)?, samples, range)?;
+                // what stands in the way of scores is none in that of the comparison
+                if let Some(classifier) = &mut scored
+                    && let Err(error) = classifier.add(first_of(logits)?, samples, range)
+                {
+                    monitor.note(&format!("not scored by its labels: {}", error.chain()));
+                    scored = None;
                 }
                 comparison.add(compared, &of_teacher)
             },

@@ -13,6 +13,9 @@ use rayon::prelude::*;
 /// Batch size if neither the model nor the user decides.
 const DEFAULT_BATCH: usize = 64;
 
+/// Bytes that the compared outputs of a run may take.
+const OUTPUT_BYTES: usize = 64 << 20;
+
 /// The stored bytes of some samples, one vector for each input.
 pub(super) type Bytes = Vec<Vec<u8>>;
 
@@ -83,6 +86,14 @@ impl Feeder {
             is_fixed: fixed.is_some() || asked.is_some(),
             is_declared: fixed.is_some(),
         })
+    }
+
+    /// Takes fewer samples in a run where so many bytes of outputs for each would take too much
+    /// memory, unless the batch is fixed.
+    pub(super) fn limit(&mut self, row_bytes: usize) {
+        if !self.is_fixed {
+            self.batch = self.batch.min((OUTPUT_BYTES / row_bytes.max(1)).max(1));
+        }
     }
 
     /// How inputs are made of bytes.

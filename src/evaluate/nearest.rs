@@ -75,12 +75,9 @@ pub(super) fn measure(
     if other.is_none() {
         monitor.note("every sample is classified by the votes of all others (leave-one-out)");
     }
-    let voters = match &other {
-        Some(other) => {
-            Some(Samples { dataset: other.as_ref(), chosen: (0..other.len()).collect() })
-        }
-        None => None,
-    };
+    let voters = other
+        .as_ref()
+        .map(|other| Samples { dataset: other.as_ref(), chosen: (0..other.len()).collect() });
     if let Some(voters) = &voters {
         voters.require_labels()?;
     }
@@ -110,7 +107,7 @@ pub(super) fn measure(
     let (mut right, mut without) = (0, 0);
     embedder.embed("eval", &queries, &pass, |range, values| {
         let first = voters.is_none().then_some(range.start);
-        let found = pool.install(|| bank.classify(values, first))?;
+        let found = bank.classify(values, first)?;
         for (found, label) in found.into_iter().zip(own(&queries, range)) {
             without += usize::from(found.is_none());
             right += usize::from(found.is_some() && found == class(label));
@@ -194,7 +191,7 @@ impl<'a> Embedder<'a> {
                 preprocess::of_model(recipe, model, placed, size, monitor)
             })
         })?;
-        let tensors = outputs::tensors(model, knn.output.as_deref().into_iter())?;
+        let tensors = outputs::tensors("model", model, knn.output.as_deref().into_iter())?;
         let mut runner = Runner::new("model", model, &tensors, engine, monitor)?;
         let first = runner.first(&mut feeder, queries.len(), &tensors, |feeder, count| {
             feeder.bytes(&queries.read(0..count)?)
@@ -221,7 +218,9 @@ impl<'a> Embedder<'a> {
         let size = data::common_size(queries.dataset);
         let open = [Dim::Open, Dim::Open, Dim::Open, Dim::Open];
         let (preprocess, warnings) = data::preprocess::resolve(&options, Dtype::F32, &open, size)?;
-        warnings.iter().for_each(|warning| monitor.warn(warning));
+        for warning in &warnings {
+            monitor.warn(warning);
+        }
         Ok(Self::Pixels(preprocess))
     }
 

@@ -2,10 +2,10 @@
 
 use super::runner::First;
 use crate::array::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metric::{Reading, Vectors};
 use crate::onnx::logits::{Nature, nature};
-use crate::onnx::{Dim, Model, Value, tap};
+use crate::onnx::{Dim, Model, Value, nearest};
 use crate::recipe::OutputKind;
 
 /// An output, another tensor of a model, or an array of a cache.
@@ -67,6 +67,7 @@ pub(super) fn declared(value: &Value) -> String {
 /// # Errors
 /// If there is no tensor of such a name.
 pub(super) fn tensors<'a>(
+    who: &str,
     model: &Model,
     others: impl Iterator<Item = &'a str>,
 ) -> Result<Vec<String>> {
@@ -76,7 +77,15 @@ pub(super) fn tensors<'a>(
     let names: Vec<&str> = names.collect();
     for other in others {
         if !tensors.iter().any(|tensor| tensor == other) {
-            tensors.push(tap::resolve(&[other.to_owned()], &names)?.remove(0).tensor);
+            if !names.contains(&other) {
+                let near = nearest(other, &names);
+                let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
+                return Err(Error::input(format!(
+                    "tensor `{other}`: no node of the {who} computes it"
+                ))
+                .hint(format!("the nearest names are {}", near.join(", "))));
+            }
+            tensors.push(other.to_owned());
         }
     }
     Ok(tensors)
@@ -100,7 +109,7 @@ pub(super) fn comparable(
     let (mut outputs, mut others) = (Vec::new(), Vec::new());
     for (name, rows) in tensors.iter().zip(&first.values).filter(|(name, _)| some.contains(name)) {
         let Some(rows) = rows else {
-            others.push(format!("`{name}` (no batch axis)"));
+            others.push(format!("`{name}` (without a batch axis)"));
             continue;
         };
         let nature = nature(model, name);
@@ -157,7 +166,9 @@ pub(super) fn reading(
     }
     let name = &student.name;
     let note = |what: &str, why: &str| {
-        Some(format!("`{name}` is read as {what}: {why} (--read {name}=values: otherwise)"))
+        Some(format!(
+            "`{name}` is read as {what}, since {why} (--read {name}=values reads numbers)"
+        ))
     };
     let is = |nature: fn(Nature) -> bool| {
         [student, teacher].into_iter().any(|output| output.nature.is_some_and(nature))
@@ -166,7 +177,7 @@ pub(super) fn reading(
     if !may_be_classes {
         (Reading::Values, vectors, None)
     } else if is_index(student) || is_index(teacher) {
-        (Reading::Indices, positions, note("class indices", "they are those of an ArgMax"))
+        (Reading::Indices, positions, note("class indices", "an ArgMax makes it"))
     } else if vectors.positions() > 1 {
         match axis.filter(|_| along.channels > 1) {
             Some(axis) => {
@@ -178,7 +189,7 @@ pub(super) fn reading(
     } else if vectors.channels > 1 && is_softmax {
         (Reading::Classes, vectors, note("classes", "a softmax makes it"))
     } else if vectors.channels > 1 && (student.is_classes || teacher.is_classes) {
-        let why = format!("the classes are {} too", vectors.channels);
+        let why = format!("the data has {} classes", vectors.channels);
         (Reading::Classes, vectors, note("classes", &why))
     } else if is(|nature| nature == Nature::Sigmoid) {
         (labels, vectors, note("independent labels", "a sigmoid makes it"))

@@ -14,6 +14,9 @@ pub(super) struct Pair {
     pub(super) guess: Option<&'static str>,
 }
 
+/// Whether a rule pairs two outputs, given the pairs of the rules before it.
+type Rule<'a> = &'a dyn Fn(usize, usize, &[Pair]) -> bool;
+
 /// Pairs outputs as the user asks; else by name, else by a shape that only one of each side has,
 /// else by position where the shapes agree.
 ///
@@ -38,7 +41,6 @@ pub(super) fn pair(
     let by_position = |s: usize, t: usize, _: &[Pair]| {
         student[s].position.is_some() && student[s].position == teacher[t].position
     };
-    type Rule<'a> = &'a dyn Fn(usize, usize, &[Pair]) -> bool;
     let rules: [(Rule<'_>, Option<&str>); 3] = [
         (&by_name, None),
         (&by_shape, Some("by their shape, which no other has")),

@@ -42,7 +42,8 @@ pub(super) fn of_model(
     {
         return Ok(recorded);
     }
-    resolve(recipe.preprocess.clone().or(recipe.default_preprocess.clone()), placed, size, monitor)
+    let options = recipe.preprocess.clone().or(recipe.default_preprocess.clone());
+    resolve(&options, placed, size, monitor)
 }
 
 /// The teacher's preprocessing: from its own flags, else from its metadata, else the student's with
@@ -57,22 +58,18 @@ pub(super) fn of_teacher(
     student: Option<&Preprocess>,
     monitor: &dyn Monitor,
 ) -> Result<Preprocess> {
-    let file = recipe.against.as_deref().unwrap_or_else(|| Path::new(""));
-    let (preprocess, whose) = match (recipe.against_preprocess.is_empty(), student) {
-        (false, _) | (true, None) => {
-            let given = recipe.against_preprocess.clone();
-            (resolve(given, placed, None, monitor)?, "its own")
-        }
-        (true, Some(student)) => match recorded(model, file)? {
-            Some(recorded) => (recorded, "that of its metadata"),
-            None => {
-                let of_student = like(student, placed, monitor).map_err(|error| {
-                    error.hint("--against-preprocess NAME gives the teacher one of its own")
-                })?;
-                (of_student, "the student's")
+    let file = recipe.against.as_deref().unwrap_or(Path::new(""));
+    let own =
+        |error: Error| error.hint("--against-preprocess NAME gives the teacher one of its own");
+    let (preprocess, whose) =
+        if let (true, Some(student)) = (recipe.against_preprocess.is_empty(), student) {
+            match recorded(model, file)? {
+                Some(recorded) => (recorded, "that of its metadata"),
+                None => (like(student, placed, monitor).map_err(own)?, "the student's"),
             }
-        },
-    };
+        } else {
+            (resolve(&recipe.against_preprocess, placed, None, monitor)?, "its own")
+        };
     let [height, width] = preprocess.size;
     monitor.note(&format!("preprocessing of the teacher: {whose}, to {height}x{width}"));
     Ok(preprocess)
@@ -88,7 +85,7 @@ pub(super) fn like(
     monitor: &dyn Monitor,
 ) -> Result<Preprocess> {
     let options = PreprocessOptions { layout: None, dtype: None, ..options_of(other.clone()) };
-    resolve(options, placed, None, monitor)
+    resolve(&options, placed, None, monitor)
 }
 
 /// Whether two preprocessings make the same pixels, in whatever type and axis order.
@@ -99,7 +96,7 @@ pub(super) fn is_same(a: &Preprocess, b: &Preprocess) -> bool {
 }
 
 fn resolve(
-    options: PreprocessOptions,
+    options: &PreprocessOptions,
     placed: &Placed,
     size: Option<[usize; 2]>,
     monitor: &dyn Monitor,
@@ -114,7 +111,7 @@ fn resolve(
     let dtype = input.dtype.ok_or_else(|| {
         Error::input(format!("input `{}`: expected numbers, found another type", input.name))
     })?;
-    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, size)?;
+    let (preprocess, warnings) = data::preprocess::resolve(options, dtype, &input.shape, size)?;
     for warning in &warnings {
         monitor.warn(warning);
     }

@@ -9,8 +9,8 @@ use std::ops::Range;
 /// Most blocks that wait for the model.
 const QUEUE: usize = 2;
 
-/// The threads that decode, a quarter of all, and what is left for the models; with fewer than four,
-/// decoding shares the models' cores.
+/// The threads that decode, a quarter of all, and what is left for the models; with fewer than
+/// four, decoding shares the models' cores.
 ///
 /// # Errors
 /// If the system refuses the threads.

@@ -194,7 +194,9 @@ impl Agreement {
             .map(|(student, teacher)| Sums::of(self.vectors, self.reading, student, teacher))
             .collect();
         // in the order of the rows, whichever thread was first
-        sums.iter().for_each(|sums| self.sums.merge(sums));
+        for sums in &sums {
+            self.sums.merge(sums);
+        }
         Ok(())
     }
 

@@ -84,7 +84,7 @@ fn embeddings_are_compared_by_hand_computed_values() {
     let found = folder.json("eval student.onnx --data npz:x.npz --against teacher.onnx");
     let output = only(&found);
     // (3, 4) with (4, 3), (1, 0) with (0, 1); (0, 0) has no direction
-    near(&output["cosine"], (0.96 + 0.0) / 2.0);
+    near(&output["cosine"], 0.96 / 2.0);
     near(&output["mse"], 4.0 / 6.0);
     near(&output["max_difference"], 1.0);
     assert_eq!(output["zero"], serde_json::json!({"student": 1, "teacher": 1}));
@@ -113,6 +113,13 @@ fn what_is_not_finite_is_counted() {
     // (0.25, 1) with (2, 1), the only whole vectors; 1/4 − 2 and three times 1 − 1
     near(&output["cosine"], 1.5 / (1.0625f64.sqrt() * 5f64.sqrt()));
     near(&output["mse"], 1.75 * 1.75 / 4.0);
+    // they stand in the way of scores, not of the comparison
+    let x = floats(&[3, 2], &[0.0, 1.0, 1.0, 1.0, 4.0, 1.0]);
+    write_npz(&folder.join("labeled.npz"), &[("x", &x), ("labels", &labels(&[0, 1, 0]))]);
+    let line = "eval student.onnx --data npz:labeled.npz --against teacher.onnx";
+    folder.run(line).expect(0).says(&["not scored by its labels: logits: expected finite values"]);
+    let found = folder.json(line);
+    assert_eq!((&found["top1"], &only(&found)["classes"]["decisions"]), (&Value::Null, &2.into()));
 }
 
 #[test]
@@ -131,7 +138,11 @@ fn classes_are_read_where_the_data_or_a_softmax_tells() {
     // the data's labels score it too
     near(&found["top1"], 75.0);
     let said = folder.run(&format!("{against} npz:x.npz")).expect(0);
-    said.says(&["`out` is read as classes: the classes are 2 too", "same decision", "0.00 %"]);
+    said.says(&[
+        "`out` is read as classes, since the data has 2 classes",
+        "same decision",
+        "0.00 %",
+    ]);
     // other classes than the data's: numbers, unless it is said
     let many = folder.json(&format!("{against} npz:many.npz"));
     assert_eq!((&only(&many)["reading"], &many["top1"]), (&"values".into(), &Value::Null));
@@ -227,7 +238,7 @@ fn class_maps_are_read_as_such_where_a_softmax_or_an_argmax_makes_them() {
     near(&indices["classes"]["top1"], 0.0);
     near(&compare("argmax", "argmax", "")["classes"]["miou"], 100.0);
     let line = "eval softmax.onnx --data npz:x.npz --against other_softmax.onnx";
-    folder.run(line).expect(0).says(&["class maps: a softmax over axis 1 makes it", "mIoU"]);
+    folder.run(line).expect(0).says(&["class maps, since a softmax over axis 1 makes it", "mIoU"]);
 }
 
 /// Two vectors of three and one of two, some under other names.
@@ -377,7 +388,9 @@ fn a_student_is_compared_with_a_cache_on_the_caches_inputs() {
             (&outputs[0]["channels"], &outputs[0]["vectors"]),
             (&16.into(), &(12 * 196).into())
         );
-        outputs.iter().for_each(|output| near(&output["cosine"], 1.0));
+        for output in outputs {
+            near(&output["cosine"], 1.0);
+        }
     }
     // the logits tell ten classes, the data two
     let found = folder.json("eval teacher.onnx --against cache");
@@ -464,7 +477,7 @@ fn embeddings_are_classified_by_their_neighbors() {
         (&4.into(), &1.into(), &4.into(), &"train".into())
     );
     let said = folder.run(line).expect(0);
-    said.says(&["k-NN top-1 50.00 %", "of 4 (train) vote", "`out`, 2 values", "1 samples have"]);
+    said.says(&["k-NN top-1 50.00 %", "of 4 (train) vote", "`out`, 2 values", "count as wrong: 1"]);
     // no other split: all others vote
     let whole = "eval plain.onnx --data npz:whole.npz --knn --output out";
     let knn = &folder.json(whole)["knn"];

@@ -23,12 +23,10 @@ Examples:
   nst-cache eval student.onnx --data folder:photos --knn
   nst-cache eval pixels --data folder:photos --knn
 
-Without --against and --knn the model is a classifier, and is scored by the data's labels. --against \
-                                   compares outputs with those of a teacher: the cosine of the \
-                                   vectors along the channel axis, MSE and the largest \
-                                   difference, and the decisions of outputs that are classes. \
-                                   --knn classifies embeddings by the votes of the 20 nearest of \
-                                   another split, weighted by exp(cosine / 0.07).";
+Without --against and --knn the model is a classifier, and the data's labels score it. --against
+compares outputs with a teacher's: the cosine of the vectors along the channel axis, MSE, the
+largest difference, and the decisions of outputs that are classes or labels. --knn classifies each
+embedding by the votes of the 20 nearest of another split, weighted by exp(cosine / 0.07).";
 
 /// Arguments of `eval`.
 #[derive(clap::Args, Debug)]

@@ -34,13 +34,13 @@ fn knn(scores: &KnnScores) -> String {
     )];
     if scores.without_direction > 0 {
         lines.push(format!(
-            "{} samples have embeddings of zeros, NaN or infinities and count as wrong",
+            "embeddings of zeros, NaN or infinities, which count as wrong: {}",
             count(scores.without_direction)
         ));
     }
     if scores.bank_left_out > 0 {
         lines.push(format!(
-            "{} samples that were to vote have such embeddings and are left out",
+            "embeddings of zeros, NaN or infinities, which do not vote: {}",
             count(scores.bank_left_out)
         ));
     }
