@@ -40,7 +40,7 @@ pub(super) fn measure(
         let new: Vec<Value> = of_teacher.into_iter().filter(is_new).collect();
         fed.extend(new);
     }
-    let dataset = samples::open(recipe, &recipe.split, &fed, monitor)?;
+    let dataset = samples::open(recipe, &recipe.split, Some(&fed), monitor)?;
     let samples = Samples::new(recipe, dataset.as_ref())?;
     if teacher.is_none() {
         samples.require_labels()?;

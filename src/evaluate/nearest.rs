@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::metric::{Bank, NEIGHBORS};
 use crate::monitor::Monitor;
 use crate::onnx::{Dim, Model};
-use crate::recipe::{Evaluate, Knn};
+use crate::recipe::{ClassLogits, Evaluate, Knn};
 use crate::runtime::{Runtime, SessionOptions};
 use serde::Serialize;
 use std::ops::Range;
@@ -55,14 +55,14 @@ pub(super) fn measure(
     monitor: &dyn Monitor,
 ) -> Result<KnnScores> {
     let model = if knn.of_pixels { None } else { Some(Model::read(&recipe.model)?) };
-    let fed = model.as_ref().map(|model| samples::fed(recipe, model)).unwrap_or_default();
-    let dataset = samples::open(recipe, &recipe.split, &fed, monitor)?;
+    let fed = model.as_ref().map(|model| samples::fed(recipe, model));
+    let dataset = samples::open(recipe, &recipe.split, fed.as_deref(), monitor)?;
     let queries = Samples::new(recipe, dataset.as_ref())?;
     queries.require_labels()?;
     let other = if knn.bank == recipe.split {
         None
     } else {
-        let other = samples::open(recipe, &knn.bank, &fed, monitor).map_err(|error| {
+        let other = samples::open(recipe, &knn.bank, fed.as_deref(), monitor).map_err(|error| {
             error.hint(format!(
                 "--knn SPLIT names another split, --knn {} lets its other samples vote",
                 recipe.split
@@ -199,7 +199,9 @@ impl<'a> Embedder<'a> {
         let (mut outputs, _) = outputs::comparable(model, &tensors, &tensors, &first);
         let labels = queries.labels(0..queries.len()).into_iter();
         let classes = samples::class_count(queries.dataset.classes(), labels);
-        classifier::mark(model, &mut outputs, classes);
+        if recipe.logits != ClassLogits::Nowhere {
+            classifier::mark(model, &mut outputs, classes);
+        }
         let output = embedding(recipe, knn, &outputs)?;
         let (output, channels) = (output.name.clone(), output.row.iter().product());
         monitor.note(&format!("embeddings: `{output}`, {channels} values"));
@@ -288,7 +290,6 @@ fn embedding<'a>(recipe: &Evaluate, knn: &Knn, outputs: &'a [Output]) -> Result<
     };
     let list = || outputs.iter().map(Output::describe).collect::<Vec<_>>().join(", ");
     if let Some(name) = &knn.output {
-        // whatever else is said of a name, it is the last tensor that was added
         let named = outputs.iter().find(|output| output.name == *name);
         return named.filter(|output| is_vector(output)).ok_or_else(|| {
             Error::input(format!(
@@ -307,6 +308,9 @@ fn embedding<'a>(recipe: &Evaluate, knn: &Knn, outputs: &'a [Output]) -> Result<
             several.len(),
             list()
         ))
-        .hint("--output TENSOR names the embedding: any output or tensor of the model")),
+        .hint(
+            "--output TENSOR names the embedding, any output or tensor of the model; --logits none \
+             says that no output is class logits",
+        )),
     }
 }

@@ -176,7 +176,7 @@ pub(super) fn reading(
     let is_softmax = is(|nature| matches!(nature, Nature::Softmax { .. }));
     if !may_be_classes {
         (Reading::Values, vectors, None)
-    } else if is_index(student) || is_index(teacher) {
+    } else if is_index(student) && is_index(teacher) {
         (Reading::Indices, positions, note("class indices", "an ArgMax makes it"))
     } else if vectors.positions() > 1 {
         match axis.filter(|_| along.channels > 1) {

@@ -79,20 +79,24 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// Opens a split of the recipe's data set and says what is in it.
+/// Opens a split of the recipe's data set, for a model's inputs if there is a model, and says what
+/// it holds.
 ///
 /// # Errors
 /// If no data set is named, or it cannot be read.
 pub(super) fn open(
     recipe: &Evaluate,
     split: &str,
-    inputs: &[Value],
+    inputs: Option<&[Value]>,
     monitor: &dyn Monitor,
 ) -> Result<Box<dyn Dataset>> {
     let spec = recipe.data.as_ref().ok_or_else(|| {
         Error::input("no data set given").hint("name one: --data SPEC, such as folder:DIR")
     })?;
-    let dataset = data::open_for(spec, split, inputs, monitor)?;
+    let dataset = match inputs {
+        Some(inputs) => data::open_for(spec, split, inputs, monitor)?,
+        None => data::open(spec, split, monitor)?,
+    };
     monitor.note(&format!("data {spec} ({split}): {}", data::describe(dataset.as_ref())));
     Ok(dataset)
 }

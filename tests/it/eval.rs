@@ -469,6 +469,7 @@ fn embeddings_are_classified_by_their_neighbors() {
         "eval plain.onnx --data npz:split.npz --knn",
         &["found 0 among `out` [2]", "--output"],
     );
+    folder.succeeds("eval plain.onnx --data npz:split.npz --knn --logits none");
     let line = "eval plain.onnx --data npz:split.npz --knn --output out";
     let knn = &folder.json(line)["knn"];
     near(&knn["top1"], 50.0);
