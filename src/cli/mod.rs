@@ -163,7 +163,8 @@ enum Command {
     /// Write the recipe of a published comparison
     #[command(after_help = recipe::EXAMPLES)]
     Recipe(recipe::Args),
-    /// Measure a classifier on a data set in ONNX Runtime
+    /// Measure a model in ONNX Runtime: by labels, against a teacher, or by nearest neighbors
+    #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Args),
     /// Write an untrained student
     New(new::Args),

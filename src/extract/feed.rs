@@ -8,25 +8,25 @@ use std::borrow::Cow;
 
 /// One input of the teacher as it is stored.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Input {
+pub(crate) struct Input {
     /// Its name in the model.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The path of its array in the cache.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Its stored type: `uint8` for images.
-    pub(super) dtype: Dtype,
+    pub(crate) dtype: Dtype,
     /// Shape of one stored row.
-    pub(super) row_shape: Vec<usize>,
+    pub(crate) row_shape: Vec<usize>,
     /// Name of each axis of a row.
-    pub(super) axes: Vec<String>,
+    pub(crate) axes: Vec<String>,
     /// The batch's axis in the model's input.
-    pub(super) batch_axis: usize,
+    pub(crate) batch_axis: usize,
     /// The type that the model takes.
-    pub(super) fed: Dtype,
+    pub(crate) fed: Dtype,
 }
 
 impl Input {
-    pub(super) fn row_bytes(&self) -> usize {
+    pub(crate) fn row_bytes(&self) -> usize {
         self.row_shape.iter().product::<usize>() * self.dtype.size()
     }
 }
@@ -59,17 +59,17 @@ fn fed(
 
 /// How a model is fed: inputs with the preprocessing of images, and constant inputs.
 #[derive(Clone, Copy)]
-pub(super) struct Fed<'a> {
-    pub(super) inputs: &'a [Input],
-    pub(super) preprocess: Option<&'a Preprocess>,
-    pub(super) constants: &'a [Constant],
+pub(crate) struct Fed<'a> {
+    pub(crate) inputs: &'a [Input],
+    pub(crate) preprocess: Option<&'a Preprocess>,
+    pub(crate) constants: &'a [Constant],
 }
 
 /// Each input by name, constant ones last, from the stored bytes of `rows` rows.
 ///
 /// # Errors
 /// When the bytes are not whole rows.
-pub(super) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
+pub(crate) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
     let inputs =
         how.inputs.iter().zip(stored).map(|(input, bytes)| {
             Ok((input.name.clone(), fed(input, how.preprocess, bytes, rows)?))

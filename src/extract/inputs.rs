@@ -283,20 +283,25 @@ fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
     let recorded: Preprocess = serde_json::from_str(text).context(|| {
         format!("metadata `{}`: not a record of preprocessing", metadata::PREPROCESS)
     })?;
-    Ok(Some(PreprocessOptions {
+    Ok(Some(options_of(recorded)))
+}
+
+/// The options that decide on this preprocessing.
+pub(crate) fn options_of(preprocess: Preprocess) -> PreprocessOptions {
+    PreprocessOptions {
         preset: None,
-        size: Some(recorded.size),
-        resize: recorded.resize,
+        size: Some(preprocess.size),
+        resize: preprocess.resize,
         crop_ratio: None,
-        interpolation: Some(recorded.interpolation),
-        channels: Some(recorded.channels),
-        layout: Some(recorded.layout),
-        dtype: Some(recorded.dtype),
-        scale: Some(recorded.scale),
-        mean: Some(recorded.mean),
-        std: Some(recorded.std),
-        exif_orientation: Some(recorded.exif_orientation),
-    }))
+        interpolation: Some(preprocess.interpolation),
+        channels: Some(preprocess.channels),
+        layout: Some(preprocess.layout),
+        dtype: Some(preprocess.dtype),
+        scale: Some(preprocess.scale),
+        mean: Some(preprocess.mean),
+        std: Some(preprocess.std),
+        exif_orientation: Some(preprocess.exif_orientation),
+    }
 }
 
 /// The class names that a model's metadata records, in the order of its logits
@@ -313,7 +318,7 @@ pub(crate) fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
 }
 
 /// The input that takes images.
-pub(super) fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
+pub(crate) fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
     let axes = match preprocess.layout {
         crate::array::Layout::Nchw => ["c", "h", "w"],
         crate::array::Layout::Nhwc => ["h", "w", "c"],

@@ -36,7 +36,7 @@ pub(crate) mod classes;
 mod compute;
 mod encode;
 mod estimate;
-mod feed;
+pub(crate) mod feed;
 mod in_graph;
 pub(crate) mod independence;
 mod inputs;
@@ -68,7 +68,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 pub(crate) use estimate::human_bytes;
-pub(crate) use inputs::recorded_classes;
+pub(crate) use inputs::{image_input, options_of, recorded_classes};
 pub use keep::{Alternative, Kept};
 pub use measure::{Sizes, TapSizes, sizes};
 pub use pipeline::Stages;

@@ -11,6 +11,7 @@ mod cli_contract;
 mod cli_errors;
 #[cfg(target_os = "linux")]
 mod durability;
+mod eval;
 mod executors;
 mod exported;
 mod extract_changes;

@@ -128,6 +128,46 @@ pub fn activation_of_student(model: &Model) -> Option<&'static str> {
     }
 }
 
+/// How the values of a tensor come about, as far as that tells what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nature {
+    /// By a softmax, or its logarithm: over this axis, counted with the batch and from the end if
+    /// negative, where the graph tells.
+    Softmax {
+        /// The axis.
+        axis: Option<i64>,
+        /// Whether its logarithm is taken.
+        is_log: bool,
+    },
+    /// By a sigmoid.
+    Sigmoid,
+    /// They are the indices of the largest values along an axis.
+    Indices,
+}
+
+/// The nature of a tensor's values; `None` if the graph shows nothing.
+#[must_use]
+pub fn nature(model: &Model, tensor: &str) -> Option<Nature> {
+    if walk::is_index(model, tensor) {
+        return Some(Nature::Indices);
+    }
+    let ending = walk::back(model, tensor)?;
+    match ending.activation {
+        Activation::Softmax => {
+            let axis = match ending.axes {
+                _ if ending.is_reshaped => None,
+                Some(walk::Axes::One(axis)) => Some(axis),
+                // before opset 13: over all axes from this one on, of which there is one
+                Some(walk::Axes::From(-1)) => Some(-1),
+                Some(walk::Axes::From(_)) | None => None,
+            };
+            Some(Nature::Softmax { axis, is_log: ending.is_log })
+        }
+        Activation::Sigmoid if !ending.is_log => Some(Nature::Sigmoid),
+        Activation::Sigmoid | Activation::HardSigmoid => None,
+    }
+}
+
 /// A tensor's row by its probed shape, batch axis first; `None` if it varies or is unknown.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]

@@ -326,3 +326,28 @@ fn rows_of_probabilities_are_told_from_logits() {
     // a sum of one value says nothing
     assert!(!are_probabilities(&[1.0, 1.0], 1));
 }
+
+#[test]
+fn the_graph_shows_what_values_are() {
+    let of = |lines: &[&str]| {
+        let model = case(lines).model();
+        let output = model.outputs().remove(0).name;
+        nature(&model, &output)
+    };
+    let softmax = |axis, is_log| Some(Nature::Softmax { axis, is_log });
+    assert_eq!(of(&["p = Softmax scores axis=1", "out = Identity p"]), softmax(Some(1), false));
+    assert_eq!(of(&["out = LogSoftmax scores"]), softmax(Some(-1), true));
+    // another rank has other axes
+    assert_eq!(of(&["p = Softmax scores axis=1", "out = Flatten p"]), softmax(None, false));
+    assert_eq!(of(&["e = Exp scores", "s = ReduceSum e", "out = Div e s"]), softmax(None, false));
+    assert_eq!(of(&["out = Sigmoid scores"]), Some(Nature::Sigmoid));
+    assert_eq!(of(&["p = Sigmoid scores", "out = Log p"]), None);
+    assert_eq!(of(&["i = ArgMax scores axis=1", "out = Cast i to=1"]), Some(Nature::Indices));
+    // a sum of indices is none
+    assert_eq!(of(&["i = ArgMax scores axis=1", "out = Add i i"]), None);
+    assert_eq!(of(&["out = Relu scores"]), None);
+    // before opset 13 a softmax is over all axes from its own on
+    let old = Case { opset: 12, ..case(&["out = Softmax scores axis=1"]) }.model();
+    assert_eq!(nature(&old, "out"), softmax(None, false));
+    assert_eq!(nature(&old, "scores"), None);
+}

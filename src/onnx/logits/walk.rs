@@ -99,6 +99,33 @@ pub(super) fn is_mixed(model: &Model, tensor: &str) -> bool {
     softmaxes > 0
 }
 
+/// Whether a tensor holds the indices that an `ArgMax` gives, whatever copies or moves them since.
+pub(super) fn is_index(model: &Model, tensor: &str) -> bool {
+    let scope = Scope::new(model, &model.graph().node, &[]);
+    let mut tensor = tensor;
+    for _ in 0..=scope.producer.len() {
+        let Some(node) = scope.node(tensor) else { return false };
+        if node.op_type() == "ArgMax" {
+            return true;
+        }
+        let is_moved = matches!(
+            node.operator().class,
+            Class::Movement(
+                Movement::Copy
+                    | Movement::Cast
+                    | Movement::Reshape
+                    | Movement::Transpose
+                    | Movement::Part
+            )
+        );
+        match node.input.first() {
+            Some(input) if is_moved => tensor = input,
+            _ => return false,
+        }
+    }
+    false
+}
+
 /// What the walk has passed.
 #[derive(Debug, Clone, Copy, Default)]
 struct WalkState {

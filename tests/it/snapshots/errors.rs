@@ -50,6 +50,10 @@ const USE: &[&str] = &[
     "recipe cifar10",
     "recipe cifar100 --teacher resnet56 --student vgg8",
     "recipe cifar100 --teacher resnet56",
+    "eval teacher.onnx --data idx:data --against teacher.onnx --knn",
+    "eval teacher.onnx --data idx:data --pair a=b",
+    "eval teacher.onnx --data idx:data --against teacher.onnx --pair a",
+    "eval teacher.onnx --data idx:data --against teacher.onnx --read a=numbers",
 ];
 
 const INPUT: &[&str] = &[
@@ -68,6 +72,14 @@ const INPUT: &[&str] = &[
     "eval teacher.onnx --data idx:data --split train --batch 0",
     "eval teacher.onnx --data idx:data --split train --logits lojits",
     "eval teacher.onnx --data idx:data --split train --classes three.txt",
+    "eval teacher.onnx --data idx:data --split train --logits none",
+    "eval teacher.onnx --data idx:data --split train --against missing.onnx",
+    "eval teacher.onnx --data idx:data --split train --against teacher.onnx --pair logits=pooled",
+    "eval teacher.onnx --data idx:data --split train --against teacher.onnx --pair lojits=logits",
+    "eval teacher.onnx --data idx:data --split train --against teacher.onnx --read map1=values",
+    "eval teacher.onnx --against images",
+    "eval teacher.onnx --data idx:data --split train --knn train",
+    "eval teacher.onnx --data idx:data --split train --knn test",
     "extract teacher.onnx --data idx:data --tap pooled@2x2",
     "extract teacher.onnx --data idx:data --tap map2@15x14",
     "extract teacher.onnx --data idx:data --tap map1=a/b",

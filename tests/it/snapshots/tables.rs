@@ -1,6 +1,9 @@
 //! What the commands print of a small teacher, its cache and its students.
 
-use crate::support::{self, Sandbox, committed, measured, snapshot};
+use crate::support::graph::{FLOAT, constant, int, value, write_graph};
+use crate::support::{self, Sandbox, committed, measured, node, snapshot};
+use nst_cache::array::{Array, Values};
+use nst_cache::onnx::proto::GraphProto;
 use std::fmt::Write as _;
 
 const SWEEP: &str = r#"
@@ -87,6 +90,52 @@ fn a_cache_and_its_student() {
         "eval teacher.onnx --data idx:data --split train --preprocess fashion-mnist",
     ];
     measured("train_and_eval", &folder, &printed(&folder, &train));
+}
+
+/// Outputs of each kind, of which every figure can be computed by hand.
+#[test]
+fn eval() {
+    let folder = Sandbox::with_runtime();
+    for (file, first) in [("student.onnx", "Identity"), ("teacher.onnx", "Neg")] {
+        let mut graph = GraphProto {
+            name: Some("graph".into()),
+            input: vec![value("x", FLOAT, &["batch", "2", "2", "2"])],
+            output: vec![
+                value("embedding", FLOAT, &["batch", "2"]),
+                value("map", FLOAT, &["batch", "2", "2", "2"]),
+                value("classes", FLOAT, &["batch", "2", "2", "2"]),
+                value("labels", FLOAT, &["batch", "2"]),
+                value("left", FLOAT, &["batch", "3"]),
+            ],
+            node: vec![
+                node(first, &["x"], "map", vec![]),
+                node("Softmax", &["map"], "classes", vec![int("axis", 1)]),
+                node("GlobalAveragePool", &["x"], "mean", vec![]),
+                node("Flatten", &["mean"], "embedding", vec![]),
+                node("Sigmoid", &["embedding"], "labels", vec![]),
+                node("MatMul", &["embedding", "w"], "left", vec![]),
+            ],
+            ..GraphProto::default()
+        };
+        constant(&mut graph, "w", &[2, 3], Values::F32(vec![1.0; 6]));
+        if file == "teacher.onnx" {
+            graph.output.pop();
+        }
+        write_graph(&folder.join(file), graph);
+    }
+    let x = [1.0, 2.0, 1.0, 0.0, 0.0, 1.0, 2.0, 0.0, -1.0, 0.0, 0.0, -1.0, -1.0, -2.0, 0.0, -1.0];
+    let x = Array::new(vec![2, 2, 2, 2], Values::F32(x.to_vec())).unwrap();
+    let labels = Array::new(vec![2], Values::I64(vec![0, 1])).unwrap();
+    support::write_npz(&folder.join("x.npz"), &[("x", &x), ("labels", &labels)]);
+    let lines = [
+        "eval student.onnx --data npz:x.npz --against teacher.onnx --logits none",
+        "eval student.onnx --data npz:x.npz --against teacher.onnx",
+        "eval student.onnx --data npz:x.npz --against teacher.onnx --pair map=map \
+         --logits none --json",
+        "eval student.onnx --data npz:x.npz --knn --output left",
+        "eval student.onnx --data npz:x.npz --knn --output left --json",
+    ];
+    snapshot("eval", &folder, &printed(&folder, &lines));
 }
 
 #[test]
