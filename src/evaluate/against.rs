@@ -6,7 +6,7 @@ use super::runner::{Rows, varies};
 use crate::error::{Error, Result};
 use crate::metric::{Agreement, AgreementSummary, Reading};
 use crate::monitor::Monitor;
-use crate::recipe::{ClassLogits, Evaluate, OutputKind};
+use crate::recipe::{Evaluate, LogitsChoice, OutputKind};
 use serde::Serialize;
 
 /// How far a student's outputs agree with a teacher's.
@@ -179,10 +179,11 @@ impl Compared {
         let said = recipe.readings.iter().find(|reading| {
             student.is_called(&reading.output) || teacher.is_called(&reading.output)
         });
-        let is_named = matches!(&recipe.logits, ClassLogits::Tensor(name) if *name == student.name);
+        let is_named =
+            matches!(&recipe.logits, LogitsChoice::Tensor(name) if *name == student.name);
         let asked = said.map(|reading| reading.kind);
         let asked = asked.or(is_named.then_some(OutputKind::Classes));
-        let may_be_classes = recipe.logits != ClassLogits::Nowhere;
+        let may_be_classes = recipe.logits != LogitsChoice::None;
         let (reading, vectors, note) = outputs::reading(student, teacher, asked, may_be_classes);
         if let Some(note) = note {
             monitor.note(&note);

@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::extract::classes::{Agreement, Known, agreement};
 use crate::extract::recorded_classes;
 use crate::monitor::Monitor;
-use crate::onnx::logits::{self, Conversion, LogitCandidates, Logits};
+use crate::onnx::logits::{self, Conversion, LogitCandidates, Logits, Verdict};
 use crate::onnx::{Model, tap};
-use crate::recipe::{ClassLogits, Evaluate};
+use crate::recipe::{Evaluate, LogitsChoice};
 use std::ops::Range;
 
 /// What helps where a model shows no class logits.
@@ -26,9 +26,9 @@ const OTHERWISE: &str = "--logits TENSOR names the logits of a classifier; --aga
 /// If the tensor that the user names does not exist.
 pub(super) fn candidates(recipe: &Evaluate, model: &Model) -> Result<Option<LogitCandidates>> {
     match &recipe.logits {
-        ClassLogits::Found => Ok(logits::of_output(model)),
-        ClassLogits::Nowhere => Ok(None),
-        ClassLogits::Tensor(name) => {
+        LogitsChoice::Auto => Ok(logits::of_output(model)),
+        LogitsChoice::None => Ok(None),
+        LogitsChoice::Tensor(name) => {
             let names = model.graph().node.iter().flat_map(|node| &node.output);
             let names: Vec<&str> = names.map(String::as_str).collect();
             let chosen = tap::resolve(std::slice::from_ref(name), &names)?.remove(0);
@@ -120,8 +120,7 @@ fn choose(found: &LogitCandidates, tensors: &[String], first: &First) -> Result<
     Ok(logits)
 }
 
-/// Marks a model's first output if it holds class logits or their probabilities: a softmax ends it,
-/// or it has as many values as the data has classes.
+/// Marks a model's first output if it holds class logits or their probabilities for certain.
 pub(super) fn mark(model: &Model, outputs: &mut [Output], classes: Option<usize>) {
     let (Some(found), Some(first)) = (logits::of_output(model), model.outputs().into_iter().next())
     else {
@@ -131,7 +130,8 @@ pub(super) fn mark(model: &Model, outputs: &mut [Output], classes: Option<usize>
     // what a softmax reads need not be an output: the output alone is asked
     let row = |tensor: &str| (tensor == first.name).then(|| output.row.clone());
     if let Ok(logits) = found.choose(row) {
-        output.is_classes = logits.ends_in_softmax || classes == Some(logits.classes);
+        let verdict = found.judge(model, logits.classes, classes.unwrap_or(0));
+        output.is_classes = verdict == Verdict::Logits;
     }
 }
 

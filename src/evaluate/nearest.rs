@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::metric::{Bank, NEIGHBORS};
 use crate::monitor::Monitor;
 use crate::onnx::{Dim, Model};
-use crate::recipe::{ClassLogits, Evaluate, Knn};
+use crate::recipe::{Evaluate, Knn, LogitsChoice};
 use crate::runtime::{Runtime, SessionOptions};
 use serde::Serialize;
 use std::ops::Range;
@@ -199,7 +199,7 @@ impl<'a> Embedder<'a> {
         let (mut outputs, _) = outputs::comparable(model, &tensors, &tensors, &first);
         let labels = queries.labels(0..queries.len()).into_iter();
         let classes = samples::class_count(queries.dataset.classes(), labels);
-        if recipe.logits != ClassLogits::Nowhere {
+        if recipe.logits != LogitsChoice::None {
             classifier::mark(model, &mut outputs, classes);
         }
         let output = embedding(recipe, knn, &outputs)?;

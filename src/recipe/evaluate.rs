@@ -1,33 +1,11 @@
 //! The recipe of one evaluation.
 
+use super::LogitsChoice;
 use crate::data::{DataSpec, Preprocess, PreprocessOptions};
 use crate::error::{Error, Result};
 use crate::onnx::Feeding;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-/// Where a model's class logits are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum ClassLogits {
-    /// The first output, before its softmax.
-    #[default]
-    Found,
-    /// This tensor.
-    Tensor(String),
-    /// Nowhere: the model is no classifier.
-    Nowhere,
-}
-
-impl ClassLogits {
-    /// The tensor that the user names.
-    #[must_use]
-    pub fn tensor(&self) -> Option<&str> {
-        match self {
-            Self::Tensor(name) => Some(name),
-            Self::Found | Self::Nowhere => None,
-        }
-    }
-}
 
 /// How an output is read where the user says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +93,7 @@ pub struct Evaluate {
     /// Which part of it.
     pub split: String,
     /// Where the class logits are.
-    pub logits: ClassLogits,
+    pub logits: LogitsChoice,
     /// File that lists the model's classes, one a line in the order of its logits.
     pub classes: Option<PathBuf>,
     /// The model's classes, where they are known from elsewhere than the model.
@@ -167,7 +145,7 @@ impl Evaluate {
             model: model.into(),
             data: None,
             split: "test".to_owned(),
-            logits: ClassLogits::Found,
+            logits: LogitsChoice::Auto,
             classes: None,
             recorded_classes: None,
             batch: None,

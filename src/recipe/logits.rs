@@ -15,6 +15,17 @@ pub enum LogitsChoice {
     Tensor(String),
 }
 
+impl LogitsChoice {
+    /// The tensor that the user names.
+    #[must_use]
+    pub fn tensor(&self) -> Option<&str> {
+        match self {
+            Self::Tensor(name) => Some(name),
+            Self::Auto | Self::None => None,
+        }
+    }
+}
+
 impl FromStr for LogitsChoice {
     type Err = Infallible;
 

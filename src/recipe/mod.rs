@@ -16,7 +16,7 @@ mod train;
 
 pub use config::{Config, StudentEntry};
 pub use criterion::{Course, CriterionRecipe, PairRecipe};
-pub use evaluate::{ClassLogits, Evaluate, Knn, OutputKind, OutputPair, OutputReading};
+pub use evaluate::{Evaluate, Knn, OutputKind, OutputPair, OutputReading};
 pub use extract::{Compress, Extract, Inputs, Store};
 pub use keep::Keep;
 pub use logits::LogitsChoice;

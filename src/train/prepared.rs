@@ -9,7 +9,7 @@ use super::student::import;
 use super::{again, device, metadata, outputs, parity};
 use crate::error::{Error, Result};
 use crate::recipe::Train;
-use crate::student::Student;
+use crate::student::{Projection, Student};
 use crate::trainer::epochs::{self, Options, Training};
 use crate::trainer::loader::Steps;
 use crate::trainer::loss::{Learnable, Objective};
@@ -137,12 +137,17 @@ impl Prepared {
         let classes =
             outputs::check(&model.onnx, student, &material, &source, objective, other, host)?;
         let mut learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
-        if settled.recipe.export_projector && learnable.projections(objective, student)?.is_empty()
-        {
-            return Err(Error::input(
-                "export-projector: expected a criterion that learns a projector, found none",
-            )
-            .hint("--criterion 'cosine:projector=true' learns one"));
+        if settled.recipe.export_projector {
+            let projections = learnable.projections(objective, student)?;
+            if projections.is_empty() {
+                return Err(Error::input(
+                    "export-projector: expected a criterion that learns a projector, found none",
+                )
+                .hint("--criterion 'cosine:projector=true' learns one"));
+            }
+            for Projection { tensor, output, .. } in projections {
+                host.monitor.note(&format!("exported beside {tensor}: its projection {output}"));
+            }
         }
         let test = material.test(model.preprocess.as_ref(), fed);
         material.note_views(&settled.recipe, host);

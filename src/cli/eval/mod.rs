@@ -8,7 +8,7 @@ use super::{Context, emit, emit_json};
 use crate::data::{DataSpec, PreprocessOptions, preset};
 use crate::error::Result;
 use crate::evaluate;
-use crate::recipe::{ClassLogits, Evaluate, Knn, OutputPair, OutputReading};
+use crate::recipe::{Evaluate, Knn, LogitsChoice, OutputPair, OutputReading};
 use crate::runtime::{Device, SessionOptions};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub struct Args {
     split: String,
     /// Tensor of the class logits, or none [default: the first output, before its softmax]
     #[arg(long, value_name = "TENSOR")]
-    logits: Option<String>,
+    logits: Option<LogitsChoice>,
     /// File with the model's classes, one per line in the order of its logits, to which the data's
     /// class names are mapped
     #[arg(long, value_name = "FILE")]
@@ -104,11 +104,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let recipe = Evaluate {
         data: args.data.or(default),
         split: args.split,
-        logits: match args.logits {
-            None => ClassLogits::Found,
-            Some(name) if name == "none" => ClassLogits::Nowhere,
-            Some(name) => ClassLogits::Tensor(name),
-        },
+        logits: args.logits.unwrap_or_default(),
         classes: args.classes,
         batch: args.batch.map(NonZeroUsize::get),
         limit: args.limit.map(NonZeroUsize::get),

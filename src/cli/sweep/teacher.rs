@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::onnx::feed::Constant;
 use crate::onnx::{Feeding, InputValue, Model};
-use crate::recipe::{ClassLogits, Evaluate};
+use crate::recipe::{Evaluate, LogitsChoice};
 use crate::report::sweep::TeacherSummary;
 use crate::runtime::{Device, SessionOptions};
 use crate::train::Survey;
@@ -52,7 +52,7 @@ pub(super) fn describe(
     let values = record.constants.iter().map(constant).collect();
     let recipe = Evaluate {
         split: split.clone(),
-        logits: survey.logits.clone().map_or(ClassLogits::Found, ClassLogits::Tensor),
+        logits: survey.logits.clone().map_or(LogitsChoice::Auto, LogitsChoice::Tensor),
         recorded_classes: Some(classes.clone()),
         recorded_preprocess: survey.preprocess.clone(),
         feeding: Feeding { values, batch_axes: Vec::new() },
