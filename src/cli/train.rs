@@ -45,7 +45,8 @@ pub struct Args {
     /// [default: the location that the cache names]
     #[arg(long, value_name = "SPEC", conflicts_with = "data")]
     source: Option<DataSpec>,
-    /// Evaluation data set [default: the test split of the training data]
+    /// Evaluation data set, or a cache of its teacher's outputs, with which the student's are
+    /// compared [default: the test split of the training data]
     #[arg(long, value_name = "SPEC[:SPLIT]")]
     test: Option<String>,
     /// Recipe file; flags override it. Its table `optimizer` takes no-decay (patterns of
@@ -245,9 +246,9 @@ fn show(report: &Report, folder: &Path, context: &Context<'_>) -> Result<()> {
     if context.json {
         return emit_json(report);
     }
-    let accuracy = report.outcome.test.map_or_else(String::new, |t| {
-        format!("top-1 {:.2} % of {} test samples, ", t.top1, t.samples)
-    });
+    let tested = report.outcome.test.as_ref();
+    let accuracy = tested
+        .map_or_else(String::new, |test| format!("{test} of {} test samples, ", test.samples));
     emit(&format!(
         "{}: {accuracy}{} parameters, {:.1} s, {}",
         folder.join(&report.model).display(),

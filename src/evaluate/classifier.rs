@@ -120,7 +120,8 @@ fn choose(found: &LogitCandidates, tensors: &[String], first: &First) -> Result<
     Ok(logits)
 }
 
-/// Marks a model's first output if it holds class logits or their probabilities for certain.
+/// Marks a model's first output if it holds class logits or their probabilities: a softmax ends it,
+/// or it has as many values as the data has classes, and the file says nothing else.
 pub(super) fn mark(model: &Model, outputs: &mut [Output], classes: Option<usize>) {
     let (Some(found), Some(first)) = (logits::of_output(model), model.outputs().into_iter().next())
     else {
@@ -131,7 +132,8 @@ pub(super) fn mark(model: &Model, outputs: &mut [Output], classes: Option<usize>
     let row = |tensor: &str| (tensor == first.name).then(|| output.row.clone());
     if let Ok(logits) = found.choose(row) {
         let verdict = found.judge(model, logits.classes, classes.unwrap_or(0));
-        output.is_classes = verdict == Verdict::Logits;
+        let is_sure = logits.ends_in_softmax || classes == Some(logits.classes);
+        output.is_classes = is_sure && verdict == Verdict::Logits;
     }
 }
 

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const SETTINGS: &str = "settings.json";
 const REPORT: &str = "run.json";
 const MODEL: &str = "student.onnx";
+/// The best one on the test samples.
+const BEST: &str = "best.onnx";
 /// Far more than any settings need.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
 
@@ -212,6 +214,11 @@ impl Folder {
 pub(super) fn write_model(folder: &Lock, model: &Model) -> Result<(String, String)> {
     folder.replace(MODEL, model.bytes())?;
     Ok((MODEL.to_owned(), sha256(model.bytes())))
+}
+
+/// Writes the student that is the best so far on the test samples.
+pub(super) fn write_best(folder: &Lock, model: &Model) -> Result<()> {
+    folder.replace(BEST, model.bytes())
 }
 
 /// Writes the report, which marks the run as finished.

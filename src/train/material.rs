@@ -5,25 +5,36 @@ use super::job::{Host, Settled};
 use super::teacher;
 use crate::cache::{Cache, Manifest, Originals};
 use crate::criterion::Subject;
-use crate::data::{self, DataSpec, Dataset, Preprocess, Take};
+use crate::data::{self, Augment, DataSpec, Dataset, Preprocess, Take};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::onnx;
 use crate::onnx::tap::Role;
 use crate::recipe::{CriterionRecipe, Teaching, Train};
-use crate::statistic::LOGITS;
-use crate::student::Student;
+use crate::statistic::{LOGITS, Statistic};
+use crate::student::{Student, TensorId};
 use crate::trainer::activation;
 use crate::trainer::loss::Objective;
 use crate::trainer::pairing::{Pair, Taps};
 use crate::trainer::source::{CacheSource, DataSource, Source};
+use crate::trainer::test::{ComparedOutput, Neighbors, Test};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+
+/// Most training samples among which an embedding's neighbors are sought.
+const NEIGHBORS: usize = 10_000;
 
 /// The training and evaluation data of a run.
 pub(super) struct Material {
     pub(super) training: Training,
-    test: Option<Box<dyn Dataset>>,
+    test: Option<TestData>,
+}
+
+/// Where the evaluation's samples come from.
+enum TestData {
+    /// A cache of them, and the data set of the inputs that it does not store.
+    Cache(Box<Cache>, Option<Box<dyn Dataset>>),
+    Data(Box<dyn Dataset>),
 }
 
 pub(super) enum Training {
@@ -40,7 +51,7 @@ impl Material {
                 if let Some(note) = cache.extension() {
                     host.monitor.warn(note);
                 }
-                let originals = originals(&cache, settled, host)?;
+                let originals = originals(&cache, settled.job.source.as_ref(), host)?;
                 Training::Cache(cache, originals)
             }
             (None, Some((spec, split))) => Training::Data(data::open(spec, split, host.monitor)?),
@@ -51,17 +62,55 @@ impl Material {
         let mut material = Self { training, test: None };
         material.warn_of_missing_classes(&settled.recipe, host);
         material.test = match &settled.test {
-            Some((spec, split)) => Some(data::open(spec, split, host.monitor)?),
-            None => material.default_test(settled, host),
+            Some((spec, split)) => Some(material.open_test(spec, split, host)?),
+            None => material.default_test(settled, host).map(TestData::Data),
         };
         host.monitor.note(&format!(
             "training: {}",
             data::describe_labels(material.classes(), material.labels())
         ));
-        if let Some(test) = &material.test {
-            host.monitor.note(&format!("test: {}", data::describe(test.as_ref())));
+        match &material.test {
+            Some(TestData::Data(test)) => {
+                host.monitor.note(&format!("test: {}", data::describe(test.as_ref())));
+            }
+            Some(TestData::Cache(cache, _)) => {
+                let manifest = cache.manifest();
+                let labels = data::describe_labels(&manifest.data.classes, cache.labels().to_vec());
+                host.monitor.note(&format!("test: {labels}, with the teacher's outputs"));
+            }
+            None => {}
         }
         Ok(material)
+    }
+
+    /// The evaluation's samples: a data set, or a cache that the same teacher made of them.
+    fn open_test(&self, spec: &DataSpec, split: &str, host: &Host<'_>) -> Result<TestData> {
+        let is_cache = spec.format.is_none() && Manifest::find(&spec.path)?.is_some();
+        if !is_cache {
+            return Ok(TestData::Data(data::open(spec, split, host.monitor)?));
+        }
+        let test = Box::new(Cache::open(&spec.path)?);
+        let Some(training) = self.cache() else {
+            return Err(Error::input(format!(
+                "--test {spec}: expected a data set for a run without a cache, found a cache"
+            )));
+        };
+        let (ours, theirs) = (training.manifest(), test.manifest());
+        if ours.teacher.sha256 != theirs.teacher.sha256 {
+            return Err(Error::input(format!(
+                "--test {spec}: expected a cache of the training cache's teacher {}, found one of \
+                 {}",
+                ours.teacher.file, theirs.teacher.file
+            )));
+        }
+        if ours.data.preprocess != theirs.data.preprocess {
+            return Err(Error::input(format!(
+                "--test {spec}: expected the training cache's preprocessing, found another"
+            ))
+            .hint("extract the test split with the same flags"));
+        }
+        let originals = originals(&test, None, host)?;
+        Ok(TestData::Cache(test, originals))
     }
 
     /// The test split of the training data, if there is one that can be read.
@@ -297,20 +346,6 @@ impl Material {
         Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
     }
 
-    /// A reader of the cache, with the data set of the inputs that it does not store.
-    fn cache_source<'a>(
-        &'a self,
-        cache: &'a Cache,
-        source: CacheSource<'a>,
-    ) -> Result<CacheSource<'a>> {
-        match &self.training {
-            Training::Cache(_, Some(dataset)) => {
-                Ok(source.with_originals(Originals::new(cache, dataset.as_ref())?))
-            }
-            _ => Ok(source),
-        }
-    }
-
     /// Whether a step's inputs are decoded images, which needs more threads than decoding chunks.
     pub(super) fn decodes(&self) -> bool {
         !matches!(self.training, Training::Cache(_, None))
@@ -342,7 +377,7 @@ impl Material {
         objective: &Objective,
     ) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache, _) => {
+            Training::Cache(cache, originals) => {
                 let (logits, taps) = (objective.teacher_logits, &objective.taps);
                 let source = CacheSource::new(
                     cache,
@@ -353,7 +388,7 @@ impl Material {
                     recipe.seed,
                     true,
                 )?;
-                Source::Cache(self.cache_source(cache, source)?)
+                Source::Cache(with_originals(cache, originals.as_deref(), source)?)
             }
             Training::Data(dataset) => Source::Data(DataSource::training(
                 dataset.as_ref(),
@@ -366,13 +401,88 @@ impl Material {
         })
     }
 
+    /// Whether there are test samples.
+    pub(super) fn is_tested(&self) -> bool {
+        self.test.is_some()
+    }
+
+    /// The test samples, and what is measured on them.
     pub(super) fn test<'a>(
         &'a self,
+        student: &Student,
+        classes: Option<TensorId>,
         preprocess: Option<&Preprocess>,
         inputs: &[String],
-    ) -> Option<Source<'a>> {
-        let test = self.test.as_deref()?;
-        Some(Source::Data(DataSource::evaluation(test, preprocess.cloned(), inputs.to_vec())))
+    ) -> Result<Option<Test<'a>>> {
+        let (source, outputs) = match &self.test {
+            None => return Ok(None),
+            Some(TestData::Data(test)) => {
+                let (preprocess, inputs) = (preprocess.cloned(), inputs.to_vec());
+                let source = DataSource::evaluation(test.as_ref(), preprocess, inputs);
+                (Source::Data(source), Vec::new())
+            }
+            Some(TestData::Cache(cache, originals)) => {
+                let taps = self.taps(cache, student)?;
+                let (mut outputs, mut paths) = (Vec::new(), Vec::new());
+                for pair in taps.outputs() {
+                    let tensor = student.tensor(&pair.student);
+                    let Some(tensor) = tensor.filter(|_| pair.teacher_shape == pair.student_shape)
+                    else {
+                        continue;
+                    };
+                    let tap = (!pair.is_logits()).then(|| {
+                        paths.push(Statistic::Features.path(&pair.teacher));
+                        paths.len() - 1
+                    });
+                    outputs.push(ComparedOutput { pair, tensor, tap });
+                }
+                let logits = outputs.iter().any(|output| output.tap.is_none());
+                let take = Take::default();
+                let source = CacheSource::new(cache, inputs, logits, &paths, take, 0, false)?;
+                (Source::Cache(with_originals(cache, originals.as_deref(), source)?), outputs)
+            }
+        };
+        let neighbors = match classes {
+            Some(_) => None,
+            None => self.neighbors(student, &source, preprocess, inputs)?,
+        };
+        Ok(Some(Test { source, classes, outputs, neighbors }))
+    }
+
+    /// The student's only output that is a vector, with training samples among which its neighbors
+    /// are sought, if both sides have labels.
+    fn neighbors<'a>(
+        &'a self,
+        student: &Student,
+        test: &Source<'_>,
+        preprocess: Option<&Preprocess>,
+        inputs: &[String],
+    ) -> Result<Option<Neighbors<'a>>> {
+        let labeled = test.labels().iter().any(|&(_, label)| label >= 0) && self.labeled() > 0;
+        let shapes = self.input_shapes(student, preprocess)?;
+        let mut vectors = Vec::new();
+        for output in student.outputs() {
+            if let Some(&[_, channels]) = student.shape(output.tensor, &shapes)?.as_deref() {
+                vectors.push((output.tensor, channels));
+            }
+        }
+        let ([(tensor, channels)], true) = (vectors.as_slice(), labeled) else { return Ok(None) };
+        let take = Take { limit: Some(NEIGHBORS), shuffle: Some(0) };
+        let bank = match &self.training {
+            Training::Cache(cache, originals) => {
+                let source = CacheSource::new(cache, inputs, false, &[], take, 0, false)?;
+                Source::Cache(with_originals(cache, originals.as_deref(), source)?)
+            }
+            Training::Data(dataset) => Source::Data(DataSource::training(
+                dataset.as_ref(),
+                preprocess.cloned(),
+                Augment::None,
+                inputs.to_vec(),
+                take,
+                0,
+            )),
+        };
+        Ok(Some(Neighbors { bank, tensor: *tensor, channels: *channels }))
     }
 
     /// The training samples in stored order, for the parity check if there is no test split.
@@ -382,8 +492,9 @@ impl Material {
         inputs: &[String],
     ) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache, _) => Source::Cache(self.cache_source(
+            Training::Cache(cache, originals) => Source::Cache(with_originals(
                 cache,
+                originals.as_deref(),
                 CacheSource::new(cache, inputs, false, &[], Take::default(), 0, false)?,
             )?),
             Training::Data(dataset) => Source::Data(DataSource::evaluation(
@@ -404,19 +515,11 @@ impl Material {
     ) -> Value {
         let trained_on = match &self.training {
             Training::Cache(cache, _) => {
-                // the content alone: its location and file names do not affect the result
-                let mut manifest = cache.manifest().clone();
-                manifest.teacher.file = String::new();
-                manifest.data.spec = String::new();
-                // earlier formats lack these
-                manifest.row_sums.clear();
-                manifest.extends = None;
-                manifest.format = manifest.lowest_format();
-                let text = serde_json::to_vec(&manifest).unwrap_or_default();
+                let manifest = cache.manifest();
                 json!({ "cache": {
                     "teacher": manifest.teacher.sha256,
                     "rows": manifest.rows,
-                    "content": sha256(&text),
+                    "content": content(manifest),
                 } })
             }
             Training::Data(dataset) => json!({ "data": dataset.fingerprint() }),
@@ -429,8 +532,35 @@ impl Material {
             "trained-on": trained_on,
             // another kind of device rounds differently: a run is not resumed there
             "device": device,
-            "test": self.test.as_ref().map(|t| t.fingerprint()),
+            "test": self.test.as_ref().map(|test| match test {
+                TestData::Data(test) => json!(test.fingerprint()),
+                TestData::Cache(cache, _) => json!(content(cache.manifest())),
+            }),
         })
+    }
+}
+
+/// A hash of what a cache holds, whatever its location and file names.
+fn content(manifest: &Manifest) -> String {
+    let mut manifest = manifest.clone();
+    manifest.teacher.file = String::new();
+    manifest.data.spec = String::new();
+    // earlier formats lack these
+    manifest.row_sums.clear();
+    manifest.extends = None;
+    manifest.format = manifest.lowest_format();
+    sha256(&serde_json::to_vec(&manifest).unwrap_or_default())
+}
+
+/// A reader of a cache, with the data set of the inputs that it does not store.
+fn with_originals<'a>(
+    cache: &'a Cache,
+    originals: Option<&'a dyn Dataset>,
+    source: CacheSource<'a>,
+) -> Result<CacheSource<'a>> {
+    match originals {
+        Some(dataset) => Ok(source.with_originals(Originals::new(cache, dataset)?)),
+        None => Ok(source),
     }
 }
 
@@ -440,18 +570,18 @@ fn teacher_classes(manifest: &Manifest) -> Option<usize> {
     logits.row_shape.last().copied()
 }
 
-/// The data set of the inputs that a cache does not store: from `--source`, else as the cache names
+/// The data set of the inputs that a cache does not store: from `source`, else as the cache names
 /// it.
 fn originals(
     cache: &Cache,
-    settled: &Settled,
+    source: Option<&DataSpec>,
     host: &Host<'_>,
 ) -> Result<Option<Box<dyn Dataset>>> {
     let data = &cache.manifest().data;
-    if cache.manifest().stores_inputs() && settled.job.source.is_none() {
+    if cache.manifest().stores_inputs() && source.is_none() {
         return Ok(None);
     }
-    let spec = match &settled.job.source {
+    let spec = match source {
         Some(spec) => spec.clone(),
         None => data.spec.parse()?,
     };

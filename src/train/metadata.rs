@@ -29,8 +29,8 @@ pub(super) fn metadata(
     if let Some(cache) = material.cache() {
         entries.push((keys::TEACHER, cache.manifest().teacher.sha256.clone()));
     }
-    if let Some(test) = test {
-        entries.push((keys::ACCURACY, format!("{:.2}", test.top1)));
+    if let Some(top1) = test.and_then(|test| test.top1) {
+        entries.push((keys::ACCURACY, format!("{top1:.2}")));
     }
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }

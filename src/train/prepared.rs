@@ -13,6 +13,7 @@ use crate::student::{Projection, Student};
 use crate::trainer::epochs::{self, Options, Training};
 use crate::trainer::loader::Steps;
 use crate::trainer::loss::{Learnable, Objective};
+use crate::trainer::metrics::Evaluation;
 use crate::trainer::pairing::Pair;
 use crate::trainer::source::Source;
 
@@ -137,8 +138,12 @@ impl Prepared {
         let classes =
             outputs::check(&model.onnx, student, &material, &source, objective, other, host)?;
         let mut learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
+        let projections = |learnable: &Learnable| match settled.recipe.export_projector {
+            true => learnable.projections(objective, student),
+            false => Ok(Vec::new()),
+        };
         if settled.recipe.export_projector {
-            let projections = learnable.projections(objective, student)?;
+            let projections = projections(&learnable)?;
             if projections.is_empty() {
                 return Err(Error::input(
                     "export-projector: expected a criterion that learns a projector, found none",
@@ -149,7 +154,7 @@ impl Prepared {
                 host.monitor.note(&format!("exported beside {tensor}: its projection {output}"));
             }
         }
-        let test = material.test(model.preprocess.as_ref(), fed);
+        let test = material.test(student, classes, model.preprocess.as_ref(), fed)?;
         material.note_views(&settled.recipe, host);
         announce(&settled, &source, objective, pairs, host);
         if host.monitor.stop_requested() {
@@ -162,6 +167,20 @@ impl Prepared {
             Err(report) => return finished(*report),
         };
         let shorter = if resume { folder.shorter()? } else { Vec::new() };
+        let inputs = material.input_shapes(student, model.preprocess.as_ref())?;
+        let described = |test: Option<&Evaluation>, projections: &[Projection]| {
+            let named = outputs::describe(student, classes, projections, &inputs)?;
+            metadata::metadata(&settled.recipe, &model, &material, &named, test)
+        };
+        let export = |test: Option<&Evaluation>, learnable: &Learnable| {
+            let projections = projections(learnable)?;
+            let metadata = described(test, &projections)?;
+            let exported = student.export_projected(&metadata, &projections)?;
+            Ok::<_, Error>((exported, projections))
+        };
+        let keep_best = |test: &Evaluation, learnable: &Learnable| {
+            folder::write_best(&lock, &export(Some(test), learnable)?.0)
+        };
         let loaders = if material.decodes() { DECODERS } else { LOADERS };
         let training = Training {
             recipe: &settled.recipe,
@@ -170,6 +189,7 @@ impl Prepared {
             classes,
             source: &source,
             test: test.as_ref(),
+            keep_best: &keep_best,
             folder: &lock,
             identity: &folder.identity(),
             shorter: &shorter,
@@ -183,19 +203,10 @@ impl Prepared {
         };
         let outcome = epochs::run(&training, &mut learnable)?;
 
-        let test_result = outcome.test.as_ref();
-        let projections = if settled.recipe.export_projector {
-            learnable.projections(objective, student)?
-        } else {
-            Vec::new()
-        };
-        let inputs = material.input_shapes(student, model.preprocess.as_ref())?;
-        let named = outputs::describe(student, classes, &projections, &inputs)?;
-        let metadata = metadata::metadata(&settled.recipe, &model, &material, &named, test_result)?;
-        let exported = student.export_projected(&metadata, &projections)?;
+        let (exported, projections) = export(outcome.test.as_ref(), &learnable)?;
         let (path, model_sha256) = folder::write_model(&lock, &exported)?;
         let samples = match test {
-            Some(test) => test,
+            Some(test) => test.source,
             None => material.sequential(model.preprocess.as_ref(), fed)?,
         };
         let subject = parity::Subject { classes, projections: &projections };

@@ -89,7 +89,7 @@ pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
         states.push(state);
     }
     material.note_views(&first.recipe, host);
-    let test = material.test(None, &[]).is_some();
+    let test = material.is_tested();
     let beside = || manifest.data.spec.parse().ok().map(|spec| (spec, "test".to_owned()));
     Ok(Survey {
         states,

@@ -41,6 +41,9 @@ pub struct Position {
     pub sums: Sums,
     /// The last evaluation.
     pub test: Option<Evaluation>,
+    /// The best evaluation's score so far.
+    #[serde(default)]
+    pub best: Option<f64>,
 }
 
 impl Position {
@@ -60,6 +63,7 @@ impl Position {
             seconds: 0.0,
             sums: Sums::default(),
             test: None,
+            best: None,
         }
     }
 }

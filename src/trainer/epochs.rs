@@ -5,17 +5,17 @@ use super::checkpoint::{self, CHECKPOINT, Position};
 use super::groups;
 use super::loader::{Batches, Steps, stream};
 use super::loss::{Learnable, Objective};
-use super::metrics::{Evaluation, Metrics, Record, Sums, percent};
+use super::metrics::{Evaluation, Metrics, Record, Sums};
 use super::optimizer::Optimizer;
 use super::schedule::{Clock, Schedule, dropout_seed};
 use super::source::{Batch, Source};
-use super::step::{self, Settings, Stepped, count_correct};
-use crate::criterion::papers::cross_entropy::cross_entropy;
+use super::step::{self, Settings, Stepped};
+use super::test::{Passes, Test};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Train;
 use crate::storage::{self, Lock};
-use crate::student::{Mode, Student, TensorId};
+use crate::student::{Student, TensorId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -43,8 +43,10 @@ pub struct Training<'a> {
     pub classes: Option<TensorId>,
     /// The training data.
     pub source: &'a Source<'a>,
-    /// The evaluation data.
-    pub test: Option<&'a Source<'a>>,
+    /// What is measured after each epoch.
+    pub test: Option<&'a Test<'a>>,
+    /// Keeps the student of today, which is the best so far on the test samples.
+    pub keep_best: &'a (dyn Fn(&Evaluation, &Learnable) -> Result<()> + Sync),
     /// The run's folder.
     pub folder: &'a Lock,
     /// A hash of everything that determines the run's bits.
@@ -290,17 +292,21 @@ impl Trainer<'_> {
 
     fn end_epoch(&mut self) -> Result<()> {
         let (images_per_second, data_wait) = self.epoch.rates();
-        self.position.test = match (self.run.test, self.run.classes) {
-            (Some(test), Some(classes)) => evaluate(
-                self.run.student,
-                classes,
-                test,
-                self.run.recipe.batch,
-                self.run.options.loader_threads,
-                self.run.monitor,
-            )?,
-            _ => None,
+        self.position.test = match self.run.test {
+            Some(test) => {
+                let (batch, threads) = (self.run.recipe.batch, self.run.options.loader_threads);
+                let passes = Passes { batch, threads, monitor: self.run.monitor };
+                test.measure(self.run.student, passes)?
+            }
+            None => None,
         };
+        if let Some(test) = &self.position.test
+            && let Some(score) = test.score()
+            && self.position.best.is_none_or(|best| score > best)
+        {
+            (self.run.keep_best)(test, self.learnable)?;
+            self.position.best = Some(score);
+        }
         let (loss, parts) = self.position.sums.means();
         let epoch = self.position.step / self.steps.per_epoch();
         let parts = self.named(&parts);
@@ -311,7 +317,7 @@ impl Trainer<'_> {
         let spots: BTreeMap<String, f64> =
             self.run.objective.spots().into_iter().zip(self.position.sums.shares()).collect();
         shown.extend(spots.iter().map(|(name, share)| format!("{:.0} % at {name}", 100.0 * share)));
-        shown.extend(self.position.test.map(|test| format!("test top-1 {:.2} %", test.top1)));
+        shown.extend(self.position.test.as_ref().map(|test| format!("test {test}")));
         shown.push(format!("{images_per_second:.0} images/s"));
         self.run.monitor.note(&shown.join(", "));
         self.metrics.write(&Record::Epoch {
@@ -322,7 +328,7 @@ impl Trainer<'_> {
             parts,
             spots,
             train_top1: self.position.sums.top1(),
-            test: self.position.test,
+            test: self.position.test.clone(),
             images_per_second,
             data_wait,
         })
@@ -363,45 +369,7 @@ impl Trainer<'_> {
             loss,
             parts: self.named(&parts),
             train_top1: self.position.sums.top1(),
-            test: self.position.test,
+            test: self.position.test.clone(),
         }
     }
-}
-
-/// Accuracy and cross-entropy of the class logits `classes` in eval mode; `None` when no sample has
-/// a label.
-///
-/// # Errors
-/// When a sample cannot be read or does not fit the student.
-#[allow(clippy::cast_precision_loss, reason = "a number of samples")]
-pub fn evaluate(
-    student: &Student,
-    classes: TensorId,
-    test: &Source<'_>,
-    batch: usize,
-    threads: usize,
-    monitor: &dyn Monitor,
-) -> Result<Option<Evaluation>> {
-    let steps = Steps { rows: test.len(), batch, drop_last: false };
-    let (mut correct, mut labeled, mut loss) = (0, 0, 0.0);
-    monitor.begin("test", "images", test.len() as u64, 0);
-    stream(test, steps, 0..steps.per_epoch(), threads, |batches| {
-        for _ in 0..steps.per_epoch() {
-            let batch = batches.take()?;
-            let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
-            let scores = pass.value(classes)?;
-            let (right, known) = count_correct(scores, &batch.labels)?;
-            loss += cross_entropy(scores, &batch.labels, 0.0)?.value * known as f64;
-            correct += right;
-            labeled += known;
-            monitor.advance(batch.labels.len() as u64, 0);
-        }
-        Ok(())
-    })?;
-    monitor.end();
-    Ok(percent(correct, labeled).map(|top1| Evaluation {
-        samples: labeled,
-        top1,
-        loss: loss / labeled as f64,
-    }))
 }

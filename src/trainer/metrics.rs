@@ -4,6 +4,7 @@ use crate::error::{Context, Result};
 use crate::storage::{self, Lock};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -11,22 +12,82 @@ use std::path::PathBuf;
 /// The metrics' name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
 
-/// A student's result on a test split.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// A student's results on the test samples; what cannot be measured is left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
-    /// Samples with a label.
+    /// Samples measured: those with a label where there are class logits.
     pub samples: usize,
-    /// Accuracy in percent.
-    pub top1: f64,
-    /// Mean cross-entropy; NaN for a student that has diverged.
-    #[serde(deserialize_with = "number")]
-    pub loss: f64,
+    /// Accuracy of the class logits in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// Their mean cross-entropy; NaN for a student that has diverged.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number")]
+    pub loss: Option<f64>,
+    /// k-NN accuracy of the embedding in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn: Option<f64>,
+    /// Agreement of each output with the teacher's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, OutputScore>,
+}
+
+/// How far an output agrees with the teacher's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputScore {
+    /// Mean cosine similarity.
+    pub cosine: Option<f64>,
+    /// Mean squared error.
+    pub mse: Option<f64>,
+    /// Share of samples with the teacher's class, in percent, for class logits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// Samples left out since either side's values are not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_finite: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+impl Evaluation {
+    /// The one number by which epochs are compared, larger being better: accuracy, else k-NN
+    /// accuracy, else the outputs' mean cosine; `None` if nothing is measured.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a number of outputs")]
+    pub fn score(&self) -> Option<f64> {
+        let cosines: Vec<f64> = self.outputs.values().filter_map(|output| output.cosine).collect();
+        let mean =
+            (!cosines.is_empty()).then(|| cosines.iter().sum::<f64>() / cosines.len() as f64);
+        self.top1.or(self.knn).or(mean)
+    }
+}
+
+impl fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.top1.map(|top1| format!("top-1 {top1:.2} %")));
+        parts.extend(self.knn.map(|knn| format!("k-NN {knn:.2} %")));
+        for (name, score) in &self.outputs {
+            let mut agreement = vec![name.clone()];
+            agreement.extend(score.cosine.map(|cosine| format!("cosine {cosine:.4}")));
+            agreement.extend(score.mse.map(|mse| format!("MSE {mse:.4}")));
+            agreement.extend(score.top1.map(|top1| format!("teacher's class {top1:.2} %")));
+            if score.not_finite > 0 {
+                agreement.push(format!("{} not finite", score.not_finite));
+            }
+            parts.push(agreement.join(" "));
+        }
+        f.write_str(&parts.join(", "))
+    }
 }
 
 /// Reads null as NaN, which JSON lacks.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or(f64::NAN)))
 }
 
 /// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run
@@ -292,9 +353,17 @@ mod tests {
 
     #[test]
     fn an_evaluation_of_a_diverged_student_reads_back() {
-        let evaluation = Evaluation { samples: 3, top1: 0.0, loss: f64::NAN };
+        let evaluation = Evaluation {
+            samples: 3,
+            top1: Some(0.0),
+            loss: Some(f64::NAN),
+            ..Evaluation::default()
+        };
         let text = serde_json::to_string(&evaluation).unwrap();
-        assert!(serde_json::from_str::<Evaluation>(&text).unwrap().loss.is_nan(), "{text}");
+        assert!(
+            serde_json::from_str::<Evaluation>(&text).unwrap().loss.unwrap().is_nan(),
+            "{text}"
+        );
     }
 
     #[test]

@@ -17,3 +17,4 @@ pub mod pairing;
 pub mod schedule;
 pub mod source;
 pub mod step;
+pub mod test;

@@ -229,3 +229,74 @@ fn logits_are_found_named_or_absent() {
     assert!(none.contains(&"taps/scores/features".to_owned()), "{none:?}");
     assert!(none.contains(&"taps/dense/features".to_owned()), "{none:?}");
 }
+
+/// The kinds of a run's epochs: what their evaluations hold.
+fn tests(sandbox: &Sandbox, run: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(sandbox.join(run).join("metrics.jsonl")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    records
+        .filter(|record| record["kind"] == "epoch")
+        .map(|record| record["test"].clone())
+        .collect()
+}
+
+#[test]
+fn a_test_cache_shows_the_agreement_of_every_output_and_keeps_the_best() {
+    let sandbox = sandbox(&TEACHER, &Net { seed: 2, ..TEACHER });
+    write_npz(&sandbox.join("t.npz"), &[("x", &noise(&[20, 3, 8, 8], 4))]);
+    sandbox.succeeds(EXTRACT);
+    sandbox.succeeds("extract teacher.onnx --data npz:t.npz -o seen");
+    let line =
+        format!("{TRAIN} --epochs 4 --criterion mse --test seen").replacen("--epochs 2 ", "", 1);
+    sandbox.run(&line).expect(0).says(&[
+        "test: 20 samples, unlabeled, with the teacher's outputs",
+        "test dense cosine",
+        "embedding cosine",
+    ]);
+    let found = tests(&sandbox, "run");
+    assert_eq!(found.len(), 4);
+    let cosine = |test: &Value, output: &str| test["outputs"][output]["cosine"].as_f64().unwrap();
+    assert!(cosine(&found[3], "embedding") > cosine(&found[0], "embedding"), "{found:?}");
+    assert_eq!(found[3]["samples"], 20);
+    assert_eq!(found[3]["top1"], Value::Null);
+    // what `eval` finds of the student is what the last epoch found
+    let seen = sandbox.json("eval run/student.onnx --against seen");
+    for output in seen["against"]["outputs"].as_array().unwrap() {
+        let name = output["student"].as_str().unwrap();
+        let (eval, train) = (output["cosine"].as_f64().unwrap(), cosine(&found[3], name));
+        assert!((eval - train).abs() < 1e-5, "{name}: {eval} {train}");
+    }
+    assert!(sandbox.join("run/best.onnx").is_file());
+    // another teacher's cache says nothing
+    Net { seed: 9, ..TEACHER }.write(&sandbox, "other.onnx");
+    sandbox.succeeds("extract other.onnx --data npz:t.npz -o other");
+    let line = line.replace("-o run", "-o none").replace("--test seen", "--test other");
+    sandbox.refused(&line, &["expected a cache of the training cache's teacher"]);
+}
+
+#[test]
+fn an_embeddings_neighbors_are_asked_where_there_are_labels() {
+    let outputs = &["embedding"];
+    let sandbox = sandbox(&Net { outputs, ..TEACHER }, &Net { outputs, seed: 2, ..TEACHER });
+    // classes that differ in brightness
+    let labels = |count: i64| (0..count).map(|i| i % 3).collect::<Vec<_>>();
+    for (file, count, seed) in [("x.npz", 60, 3), ("t.npz", 30, 4)] {
+        let labels = labels(count);
+        let Values::F32(mut values) = noise(&[labels.len(), 3, 8, 8], seed).values().clone() else {
+            panic!("noise is f32")
+        };
+        for (at, value) in values.iter_mut().enumerate() {
+            *value += labels[at / 192] as f32 * 3.0;
+        }
+        let x = Array::new(vec![labels.len(), 3, 8, 8], Values::F32(values)).unwrap();
+        let y = Array::new(vec![labels.len()], Values::I64(labels)).unwrap();
+        write_npz(&sandbox.join(file), &[("x", &x), ("y", &y)]);
+    }
+    sandbox.succeeds(EXTRACT);
+    let line = format!("{TRAIN} --test npz:t.npz");
+    sandbox.run(&line).expect(0).says(&["test k-NN"]);
+    let found = tests(&sandbox, "run");
+    assert!(found[1]["knn"].as_f64().unwrap() > 60.0, "{found:?}");
+    let eval = sandbox.json("eval run/student.onnx --data npz:t.npz --knn --limit 30");
+    assert!(eval["knn"].is_object(), "{eval}");
+}

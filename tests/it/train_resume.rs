@@ -71,6 +71,7 @@ fn train_as(
         classes: Some(student.logits()),
         source: &source,
         test: None,
+        keep_best: &|_, _| Ok(()),
         folder: &lock,
         identity,
         shorter: &[],

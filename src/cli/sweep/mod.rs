@@ -213,7 +213,8 @@ fn table(plan: &SweepPlan, teacher: TeacherSummary, outcomes: Vec<Outcome>) -> R
             (run.student.clone(), run.method.clone(), run.job.recipe.seed);
         match outcome {
             Outcome::Finished(report) => {
-                let (top1, seconds) = (report.outcome.test.map(|t| t.top1), report.outcome.seconds);
+                let top1 = report.outcome.test.and_then(|test| test.top1);
+                let seconds = report.outcome.seconds;
                 runs.push(FinishedRun {
                     student,
                     method,

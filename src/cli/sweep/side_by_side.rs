@@ -193,7 +193,7 @@ impl Sweeper<'_> {
     fn tell(&self, index: usize, report: &Report) {
         let ended = self.outcomes.iter().filter(|o| !matches!(o, Outcome::Open)).count() + 1;
         let accuracy =
-            report.outcome.test.map_or_else(String::new, |t| format!("top-1 {:.2} %, ", t.top1));
+            report.outcome.test.as_ref().map_or_else(String::new, |test| format!("{test}, "));
         let left = self
             .time_left()
             .map_or_else(String::new, |left| format!(", about {} left", duration(left)));

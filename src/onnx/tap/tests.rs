@@ -91,10 +91,10 @@ impl Builder {
         self.taps().into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
     }
 
-    /// The suggested inner taps of a model with these outputs, none of which holds logits.
+    /// The suggested maps of a model with these outputs, none of which holds logits.
     fn suggested_of(&self, outputs: &[&str]) -> Vec<String> {
         let taps = self.taps_of(outputs).into_iter();
-        taps.filter(|t| t.suggested && !t.output).map(|t| t.tensor).collect()
+        taps.filter(|t| t.suggested && t.role == Role::Map).map(|t| t.tensor).collect()
     }
 
     fn taps_of(&self, outputs: &[&str]) -> Vec<Tap> {

@@ -73,7 +73,7 @@ fn wrong_forms_name_what_is_wrong() {
         ("nst:kernel=cubic", "cubic"),
         ("ce:temperature=4", "unknown field `temperature`"),
         ("ce:pair=a>b", "unknown field `pairs`"),
-        ("kd:pair=a>b", "unknown field `pairs`"),
+        ("ce:pair=a>b", "unknown field `pairs`"),
         ("nst-linear:degree=3", "unknown field `degree`"),
         ("nst-linear:kernel=poly", "expected linear"),
         ("nst:color=red", "unknown field `color`"),

@@ -11,7 +11,7 @@ use crate::criterion::{Pairs, Subject, needs};
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
 use crate::recipe::{CriterionRecipe, PairRecipe};
-use crate::statistic::Statistic;
+use crate::statistic::{LOGITS, Statistic};
 use serde::{Deserialize, Serialize};
 use taps::{row_shape, student_logits, student_whole, teacher_logits, teacher_taps};
 
@@ -40,6 +40,12 @@ impl Pair {
             student: student.tensor.clone(),
             student_shape: student.shape.clone(),
         }
+    }
+
+    /// Whether the teacher's side is its class logits, which are no tap.
+    #[must_use]
+    pub fn is_logits(&self) -> bool {
+        self.teacher == LOGITS && self.teacher_stored.is_empty()
     }
 
     /// The statistics of the teacher's tap from which a criterion is computed: for a map, those
@@ -246,6 +252,29 @@ impl Taps {
     /// by rank where one alone has it; without outputs the vectors before the classifiers, else the
     /// deepest maps.
     fn suggest_tensors(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
+        let (pairs, left) = self.match_outputs();
+        if !pairs.is_empty() {
+            return Ok((pairs, left));
+        }
+        match self.suggest_vector(recipe.name()) {
+            Ok(pair) => Ok((vec![pair], Vec::new())),
+            Err(_) if !self.teacher_maps.is_empty() => {
+                let (pairs, left) = self.suggest_maps(recipe)?;
+                Ok((pairs.into_iter().next_back().into_iter().collect(), left))
+            }
+            Err(_) => Err(self.nothing_in_common(recipe.name())),
+        }
+    }
+
+    /// The outputs of both that belong together.
+    #[must_use]
+    pub fn outputs(&self) -> Vec<Pair> {
+        self.match_outputs().0
+    }
+
+    /// Pairs outputs with outputs, by name, else by shape, else by rank where one alone has it. The
+    /// second value names the unpaired ones.
+    fn match_outputs(&self) -> (Vec<Pair>, Vec<String>) {
         let teachers: Vec<&TeacherTap> = self.teacher_tensors().filter(|t| t.output).collect();
         let mut students: Vec<&StudentTap> = self.student_tensors().filter(|s| s.output).collect();
         let (mut pairs, mut left) = (Vec::new(), Vec::new());
@@ -270,16 +299,6 @@ impl Taps {
             }
         }
         pairs.sort_by_key(|pair| teachers.iter().position(|t| t.alias == pair.teacher));
-        if pairs.is_empty() {
-            return match self.suggest_vector(recipe.name()) {
-                Ok(pair) => Ok((vec![pair], Vec::new())),
-                Err(_) if !self.teacher_maps.is_empty() => {
-                    let (pairs, left) = self.suggest_maps(recipe)?;
-                    Ok((pairs.into_iter().next_back().into_iter().collect(), left))
-                }
-                Err(_) => Err(self.nothing_in_common(recipe.name())),
-            };
-        }
         left.extend(open.iter().map(|t| {
             format!(
                 "teacher's output {} {}: no such output of the student",
@@ -291,7 +310,7 @@ impl Taps {
             let shape = size(&s.shape);
             format!("student's output {} {shape}: no such output in the cache", s.tensor)
         }));
-        Ok((pairs, left))
+        (pairs, left)
     }
 
     /// No tensors can be paired; lists them.
