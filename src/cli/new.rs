@@ -3,7 +3,7 @@
 use super::{Context, emit, emit_json, file};
 use crate::error::{Context as _, Result};
 use crate::onnx::cost;
-use crate::student::preset;
+use crate::student::preset::{self, Head};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   nst-cache new resnet20 --classes 10 --input 3x32x32 -o student.onnx
+  nst-cache new resnet18 --embedding 384 --input 3x224x224 -o embedder.onnx
   nst-cache new --list";
 
 /// Arguments of `new`.
@@ -21,8 +22,11 @@ pub struct Args {
     #[arg(required_unless_present = "list")]
     preset: Option<String>,
     /// Number of classes
-    #[arg(long, value_name = "K", required_unless_present = "list")]
+    #[arg(long, value_name = "K", required_unless_present_any = ["list", "embedding"])]
     classes: Option<usize>,
+    /// Width of an embedding in place of class logits
+    #[arg(long, value_name = "N", conflicts_with = "classes")]
+    embedding: Option<usize>,
     /// Channels, height and width of its images, such as 3x32x32
     #[arg(long, value_name = "CxHxW", value_parser = parse_input, required_unless_present = "list")]
     input: Option<[usize; 3]>,
@@ -45,8 +49,9 @@ pub struct Args {
 /// # Errors
 /// If the preset cannot be built, or the file exists or cannot be written.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
-    let (Some(name), Some(classes), Some(input), Some(path)) =
-        (args.preset, args.classes, args.input, args.output)
+    let head = args.classes.map(Head::Classes).or(args.embedding.map(Head::Embedding));
+    let (Some(name), Some(head), Some(input), Some(path)) =
+        (args.preset, head, args.input, args.output)
     else {
         return list(context.json);
     };
@@ -54,7 +59,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         return list(context.json);
     }
     file::refuse_existing(&path, args.force)?;
-    let model = preset::build(&name, classes, input, args.seed)?;
+    let model = preset::build(&name, head, input, args.seed)?;
     file::write_whole(&path, args.force, |out| {
         out.write_all(model.bytes()).context(|| format!("{}: cannot be written", path.display()))
     })?;

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::metric::{Agreement, AgreementSummary, Reading};
 use crate::monitor::Monitor;
 use crate::recipe::{Evaluate, LogitsChoice, OutputKind};
+use crate::statistic::Statistic;
 use serde::Serialize;
 
 /// How far a student's outputs agree with a teacher's.
@@ -188,7 +189,10 @@ impl Compared {
         if let Some(note) = note {
             monitor.note(&note);
         }
-        let is_unlike = outputs::are_probabilities(student) != outputs::are_probabilities(teacher);
+        // what makes a tap of a cache is not recorded
+        let is_tap = Statistic::of_path(&teacher.name).is_some();
+        let is_unlike =
+            !is_tap && outputs::are_probabilities(student) != outputs::are_probabilities(teacher);
         if is_unlike && reading != Reading::Indices {
             let (with, without) = if outputs::are_probabilities(student) {
                 ("student", "teacher")

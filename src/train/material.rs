@@ -3,7 +3,7 @@
 
 use super::job::{Host, Settled};
 use super::teacher;
-use crate::cache::{Cache, Manifest, Originals};
+use crate::cache::{Cache, Manifest, Originals, TapRecord};
 use crate::criterion::Subject;
 use crate::data::{self, Augment, DataSpec, Dataset, Preprocess, Take};
 use crate::error::{Error, Result};
@@ -192,26 +192,36 @@ impl Material {
         }
     }
 
+    /// The taps of a cache without class logits that the default loss compares: the outputs, or else
+    /// the vectors where there are no maps.
+    fn taught(manifest: &Manifest) -> Vec<&TapRecord> {
+        if teacher_classes(manifest).is_some() {
+            return Vec::new();
+        }
+        let outputs: Vec<&TapRecord> = manifest.taps.iter().filter(|tap| tap.output).collect();
+        let are_vectors = manifest.taps.iter().all(|tap| tap.role == Role::Vector);
+        if outputs.is_empty() && are_vectors { manifest.taps.iter().collect() } else { outputs }
+    }
+
     /// The tensor and width of the teacher's only embedding, if no class logits are kept.
     pub(super) fn embedding(&self) -> Option<(String, usize)> {
         let manifest = self.cache().map(Cache::manifest)?;
-        let mut outputs = manifest.taps.iter().filter(|tap| tap.output);
-        let (tap, None) = (outputs.next()?, outputs.next()) else { return None };
+        let taught = Self::taught(manifest);
+        let [tap] = taught.as_slice() else { return None };
         let width = *manifest.statistics(&tap.alias).next()?.1.row_shape.last()?;
-        let is_embedding = tap.role == Role::Vector && teacher_classes(manifest).is_none();
-        is_embedding.then(|| (tap.tensor.clone(), width))
+        (tap.role == Role::Vector).then(|| (tap.tensor.clone(), width))
     }
 
     /// What the data can teach a student.
     fn teaches(&self) -> Teaching {
         let Some(manifest) = self.cache().map(Cache::manifest) else { return Teaching::Labels };
-        let outputs = || manifest.taps.iter().filter(|tap| tap.output);
-        let are_vectors =
-            outputs().all(|tap| tap.role == Role::Vector || manifest.map(&tap.alias).is_none());
-        match (teacher_classes(manifest), outputs().count()) {
-            (Some(_), _) | (None, 0) => Teaching::Maps,
-            (None, _) if are_vectors => Teaching::Embeddings,
-            (None, _) => Teaching::Outputs,
+        let taught = Self::taught(manifest);
+        let is_vectors =
+            |tap: &&TapRecord| tap.role == Role::Vector || manifest.map(&tap.alias).is_none();
+        match taught.as_slice() {
+            [] => Teaching::Maps,
+            taught if taught.iter().all(is_vectors) => Teaching::Embeddings,
+            _ => Teaching::Outputs,
         }
     }
 
@@ -399,6 +409,11 @@ impl Material {
                 recipe.seed,
             )),
         })
+    }
+
+    /// Whether a cache holds class logits of its teacher.
+    pub(super) fn has_class_logits(&self) -> bool {
+        self.cache().is_some_and(|cache| teacher_classes(cache.manifest()).is_some())
     }
 
     /// Whether there are test samples.

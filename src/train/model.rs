@@ -57,16 +57,16 @@ impl Model {
 
 /// The last layer of a preset: the data's classes, else the width of the teacher's embedding.
 fn preset_head(settled: &Settled, material: &Material, host: &Host<'_>) -> Result<Head> {
-    let embedding = material.embedding().filter(|_| !settled.recipe.names_labels());
+    let is_classifier =
+        settled.recipe.names_labels() || material.cache().is_none() || material.has_class_logits();
+    let embedding = material.embedding().filter(|_| !is_classifier);
     let (head, why) = match (settled.recipe.head, embedding) {
-        (None, None) => return Ok(Head::Classes(material.class_count()?)),
-        (Some(width), None) if material.class_count().is_ok() => {
-            return Ok(Head::Classes(width));
-        }
+        (Some(classes), _) if is_classifier => return Ok(Head::Classes(classes)),
         (Some(width), _) => (Head::Embedding(width), String::new()),
         (None, Some((tensor, width))) => {
             (Head::Embedding(width), format!(", the width of the teacher's `{tensor}`"))
         }
+        (None, None) => return Ok(Head::Classes(material.class_count()?)),
     };
     if let (Head::Embedding(width), false) = (head, why.is_empty()) {
         let name = &settled.job.student;
