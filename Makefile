@@ -15,7 +15,7 @@ LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
 .PHONY: help build demo test test-python test-slow check-students check conformance accuracy fuzz \
-  durability bench-peers onnxruntime clean
+  durability examples bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,15 @@ durability: build ## Crashes, failing disks, kills, damage, two at once: all of 
 	NST_SLOW=1 NST_BINARY=$(abspath $(BINARY)) NST_FIGURES=$(abspath $(FIGURES)) \
 	  $(CARGO) test --locked --test it durability; status=$$?; \
 	  printf '| what | tried | failing |\n|---|---|---|\n'; sort $(FIGURES); exit $$status
+
+TASK_FIGURES := target/tasks.md
+
+examples: build ## The examples of docs/tasks.md over three seeds each, and a table
+	@rm -f $(TASK_FIGURES)
+	NST_SLOW=1 NST_BINARY=$(abspath $(BINARY)) NST_FIGURES=$(abspath $(TASK_FIGURES)) \
+	  $(CARGO) test --locked --test it examples::
+	@printf '| task | measure | distilled | without a teacher |\n|---|---|---|---|\n'
+	@sort $(TASK_FIGURES)
 
 FUZZ_SECONDS ?= 60
 

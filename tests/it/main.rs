@@ -12,6 +12,7 @@ mod cli_errors;
 #[cfg(target_os = "linux")]
 mod durability;
 mod eval;
+mod examples;
 mod executors;
 mod exported;
 mod extract_changes;

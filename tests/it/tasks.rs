@@ -87,7 +87,7 @@ fn an_embedding_is_distilled_without_labels() {
     let ran = sandbox.run(TRAIN).expect(0);
     ran.says(&[
         "cross-entropy is off",
-        "loss 1·cosine",
+        "loss 10·cosine",
         "pair: teacher embedding [24] with student embedding [24]",
         "--criterion 'cosine:pair=TEACHER>STUDENT' names others",
         "parity max |Δ|",

@@ -72,10 +72,11 @@ impl CriterionRecipe {
         NstPoly::default().into()
     }
 
-    /// The cosine of embeddings: the default of a run whose teacher gives those.
+    /// Ten times the cosine of embeddings: the default of a run whose teacher gives those. At the
+    /// default learning rate a weight of 1 learns slowly (docs/tasks.md).
     #[must_use]
     pub fn default_cosine() -> Self {
-        Cosine::default().into()
+        Self { weight: 10.0, ..Cosine::default().into() }
     }
 
     /// The mean squared error: the default of a run whose teacher gives other outputs.
