@@ -144,6 +144,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> CachePlan {
                 role: Role::Map,
                 stage: Some(stage + 1),
                 output: false,
+                made_by: None,
                 map: None,
                 batch_norm: None,
             })

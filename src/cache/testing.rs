@@ -68,6 +68,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
             role: Role::Map,
             stage: Some(1),
             output: false,
+            made_by: None,
             map: None,
             batch_norm: None,
         }],

@@ -79,6 +79,8 @@ pub struct Spec {
     pub weight: f64,
     /// What is compared.
     pub subject: Subject,
+    /// Whether a criterion of logits takes those of maps and tokens too.
+    pub dense: bool,
     /// For a criterion of maps: the forms of the teacher's map that can suffice, smallest first.
     pub statistics: &'static [Statistic],
     /// Whether its maps are taken before or after the activation.
@@ -101,6 +103,7 @@ impl Spec {
         note: "",
         weight: 1.0,
         subject: Subject::Maps,
+        dense: false,
         statistics: &[Statistic::Features],
         side: Side::After,
         pairs: Pairs::All,
@@ -168,6 +171,8 @@ pub enum Pairs {
     Deepest,
     /// The classifiers' input vectors, then the deepest pair.
     VectorAndDeepest,
+    /// The class logits if both have some, else all outputs.
+    ClassLogits,
 }
 
 impl Pairs {

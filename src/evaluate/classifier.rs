@@ -24,9 +24,13 @@ const OTHERWISE: &str = "--logits TENSOR names the logits of a classifier; --aga
 ///
 /// # Errors
 /// If the tensor that the user names does not exist.
-pub(super) fn candidates(recipe: &Evaluate, model: &Model) -> Result<Option<LogitCandidates>> {
+pub(super) fn candidates(
+    recipe: &Evaluate,
+    model: &Model,
+    classes: usize,
+) -> Result<Option<LogitCandidates>> {
     match &recipe.logits {
-        LogitsChoice::Auto => Ok(logits::of_output(model)),
+        LogitsChoice::Auto => Ok(logits::of_output(model, classes)),
         LogitsChoice::None => Ok(None),
         LogitsChoice::Tensor(name) => {
             let names = model.graph().node.iter().flat_map(|node| &node.output);
@@ -120,16 +124,14 @@ fn choose(found: &LogitCandidates, tensors: &[String], first: &First) -> Result<
     Ok(logits)
 }
 
-/// Marks a model's first output if it holds class logits or their probabilities: a softmax ends it,
+/// Marks a model's output if it holds class logits or their probabilities: a softmax ends it,
 /// or it has as many values as the data has classes, and the file says nothing else.
 pub(super) fn mark(model: &Model, outputs: &mut [Output], classes: Option<usize>) {
-    let (Some(found), Some(first)) = (logits::of_output(model), model.outputs().into_iter().next())
-    else {
-        return;
-    };
-    let Some(output) = outputs.iter_mut().find(|output| output.name == first.name) else { return };
+    let Some(found) = logits::of_output(model, classes.unwrap_or(0)) else { return };
+    let name = found.tensor();
+    let Some(output) = outputs.iter_mut().find(|output| output.name == name) else { return };
     // what a softmax reads need not be an output: the output alone is asked
-    let row = |tensor: &str| (tensor == first.name).then(|| output.row.clone());
+    let row = |tensor: &str| (tensor == name).then(|| output.row.clone());
     if let Ok(logits) = found.choose(row) {
         let verdict = found.judge(model, logits.classes, classes.unwrap_or(0));
         let is_sure = logits.ends_in_softmax || classes == Some(logits.classes);

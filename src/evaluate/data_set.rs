@@ -84,7 +84,7 @@ fn classes(
     (runtime, options, pool): Engine<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Scores> {
-    let found = classifier::candidates(recipe, model)?;
+    let found = classifier::candidates(recipe, model, samples.classes())?;
     let found = found.ok_or_else(|| classifier::no_logits(recipe, model))?;
     let tensors = found.tensors();
     let mut runner = Runner::new("model", model, &tensors, (runtime, options), monitor)?;
@@ -145,7 +145,7 @@ impl Both<'_> {
         let Self { recipe, student, teacher, samples, .. } = self;
         let mut teacher_feeder = self.teacher_feeder(feeder, monitor)?;
         let named = recipe.pairs.iter().map(|pair| pair.student.as_str());
-        let found = classifier::candidates(recipe, student)?;
+        let found = classifier::candidates(recipe, student, samples.classes())?;
         let logits = found.iter().flat_map(LogitCandidates::tensors).collect::<Vec<_>>();
         let compared = outputs::tensors("student", student, named.chain(recipe.logits.tensor()))?;
         let tensors = outputs::unique(&[compared.as_slice(), logits.as_slice()].concat());

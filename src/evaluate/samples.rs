@@ -52,6 +52,12 @@ impl<'a> Samples<'a> {
         chosen.par_iter().map(read).collect()
     }
 
+    /// How many classes the data has, 0 if none.
+    pub(super) fn classes(&self) -> usize {
+        let labels = self.labels(0..self.len()).into_iter();
+        class_count(self.dataset.classes(), labels).unwrap_or(0)
+    }
+
     /// The labels of some of them, −1 where there is none.
     pub(super) fn labels(&self, range: Range<usize>) -> Vec<i64> {
         let chosen = self.chosen.get(range).unwrap_or_default();

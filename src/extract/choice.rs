@@ -6,9 +6,9 @@ use crate::array::Array;
 use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::onnx::Model;
 use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap, TapChoice};
+use crate::onnx::{Model, Value};
 use crate::recipe::{Extract, Keep, LogitsChoice};
 use crate::runtime::Probe;
 use crate::statistic::{LOGITS, Statistic};
@@ -95,11 +95,45 @@ pub(super) fn choose(
             outputs.push(logits);
         }
     }
+    if existing.is_none() && recipe.taps.is_empty() {
+        tell_of_unkept(model, classes, &outputs, probe, monitor);
+    }
     if outputs.is_empty() {
         return Err(Error::input("teacher: no tap is suggested and there are no logits")
             .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
     }
     Ok(Choice { outputs, undecided })
+}
+
+/// Notes the teacher's outputs that are not kept, with the reason.
+fn tell_of_unkept(
+    model: &Model,
+    classes: usize,
+    outputs: &[Output],
+    probe: &Probe,
+    monitor: &dyn Monitor,
+) {
+    let is_classifier = outputs.iter().any(|output| output.tap().is_none());
+    // what a softmax makes of the class logits
+    let behind = logits::of_output(model, classes).filter(|_| is_classifier);
+    let reason = |output: &Value| match output.dtype {
+        Some(dtype) if !dtype.is_float() => format!("{} values", output.kind),
+        _ if is_classifier && probe.shapes.contains_key(&output.name) => {
+            format!("beside the class logits; --tap {} keeps it", output.name)
+        }
+        _ => "its shape is not that of one row per sample".to_owned(),
+    };
+    let is_kept = |name: &str| outputs.iter().any(|output| output.tensor == name);
+    let is_behind = |name: &str| behind.as_ref().is_some_and(|found| found.tensor() == name);
+    let unkept: Vec<String> = model
+        .outputs()
+        .iter()
+        .filter(|output| !is_kept(&output.name) && !is_behind(&output.name))
+        .map(|output| format!("`{}` ({})", output.name, reason(output)))
+        .collect();
+    if !unkept.is_empty() {
+        monitor.note(&format!("outputs that are not kept: {}", unkept.join(", ")));
+    }
 }
 
 /// Refuses statistics of what is kept whole.
@@ -270,7 +304,7 @@ fn choose_logits(
         }
         LogitsChoice::Auto => {
             // a file of the teacher's classes says that it has some
-            let found = match (recipe.classes.is_some(), logits::of_output(model)) {
+            let found = match (recipe.classes.is_some(), logits::of_output(model, classes)) {
                 (true, Some(found)) => found.choose(row),
                 _ => logits::find(model, &probe.shapes, classes),
             };

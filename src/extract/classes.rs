@@ -1,7 +1,7 @@
 //! Whether a model distinguishes the same classes as the data, and in which order. The data's
 //! labels hold whether or not a model agrees.
 
-use crate::data::Dataset;
+use crate::data::{Dataset, are_names, places};
 use crate::error::{Context as _, Error, Result};
 use std::path::Path;
 
@@ -39,9 +39,6 @@ pub(crate) struct Known<'a> {
 /// When the file of names cannot be read, does not have a name for each of the logits' values, or
 /// lacks a class of the data.
 pub(crate) fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
-    // the numbers 0, 1, … are not names
-    let are_names =
-        |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());
     let is_named = are_names(data.classes());
     let labels = || labels(data);
     let own = |names: Vec<String>| Agreement::Same { names, places: None };
@@ -111,18 +108,6 @@ fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
         ))),
         _ => Ok(names),
     }
-}
-
-/// The index among a model's names of each class of the data.
-fn places(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
-    let place = |class: &String| {
-        let found =
-            names.iter().position(|name| name == class).and_then(|at| i64::try_from(at).ok());
-        found.ok_or_else(|| {
-            Error::input(format!("class `{class}` of the data set is not among them"))
-        })
-    };
-    classes.iter().map(place).collect()
 }
 
 #[cfg(test)]

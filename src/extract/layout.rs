@@ -14,7 +14,7 @@ use crate::cache::{
 use crate::data::{Fingerprint, hashed_names};
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::onnx::{BatchNorm, Model};
+use crate::onnx::{BatchNorm, Model, logits};
 use crate::recipe::{Compress, Store};
 use crate::runtime::Session;
 use crate::statistic::Statistic;
@@ -284,6 +284,9 @@ fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
                 role: kept.form.role(),
                 stage: kept.stage,
                 output: kept.output,
+                made_by: logits::nature(model, &output.tensor)
+                    .filter(|_| kept.output)
+                    .map(|nature| nature.name().to_owned()),
                 map,
                 // pooling changes the deviation
                 batch_norm: if is_pooled {

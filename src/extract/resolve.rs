@@ -144,10 +144,10 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
     Ok(output(TapForm::Map(map), &shape, axes).pooled_to(choice.size.unwrap_or(whole)))
 }
 
-/// Whether rows of rank 2 are not the positions of an image, as far as the graph shows: tokens of a
-/// text, or an output of another form.
+/// Whether rows of rank 2 are kept whole: tokens of a text, or an output, of which the tokens
+/// before those of an image are a part.
 fn is_of_no_image(tap: &Tap) -> bool {
-    tap.role == Role::Values || (tap.role == Role::Tokens && tap.grid.is_none())
+    tap.role == Role::Values || (tap.role == Role::Tokens && (tap.grid.is_none() || tap.output))
 }
 
 /// Whether rows of rank 2 are the channels of a flat map rather than tokens: as the user says, else

@@ -45,8 +45,10 @@ pub enum ScheduleRecipe {
 pub enum Teaching {
     /// Labels alone.
     Labels,
-    /// A classifier's maps.
+    /// A classifier's maps, where there are labels.
     Maps,
+    /// A classifier's logits and maps, where there are none.
+    Logits,
     /// Outputs of vectors that are no class logits.
     Embeddings,
     /// Other outputs.
@@ -74,8 +76,9 @@ pub struct Train {
     /// Share of the target that is spread over all classes, from 0 to 1.
     pub label_smoothing: f64,
     /// Terms of the loss. If there is no `ce` term, cross-entropy is added with weight 1. Empty for
-    /// the default: CE + 50·NST-poly with a classifier's cache, the cosine of the outputs (for
-    /// maps: their mean squared error) with another's, CE without.
+    /// the default: CE + 50·NST-poly with a classifier's cache (without labels KD + 50·NST-poly),
+    /// the cosine of embeddings or else the mean squared error of the outputs with another's, CE
+    /// without a cache.
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
     /// Spot-adaptive distillation: chooses the pairs at which each sample is compared.
@@ -230,10 +233,13 @@ impl Train {
         }
         if self.criteria.is_empty() {
             terms.extend(match teaching {
-                Teaching::Labels => None,
-                Teaching::Maps => Some(CriterionRecipe::default_nst()),
-                Teaching::Embeddings => Some(CriterionRecipe::default_cosine()),
-                Teaching::Outputs => Some(CriterionRecipe::default_mse()),
+                Teaching::Labels => Vec::new(),
+                Teaching::Maps => vec![CriterionRecipe::default_nst()],
+                Teaching::Logits => {
+                    vec![CriterionRecipe::default_kd(), CriterionRecipe::default_nst()]
+                }
+                Teaching::Embeddings => vec![CriterionRecipe::default_cosine()],
+                Teaching::Outputs => vec![CriterionRecipe::default_mse()],
             });
         }
         terms
@@ -427,5 +433,6 @@ mod tests {
         assert_eq!(names(Teaching::Labels), ["ce"]);
         assert_eq!(names(Teaching::Maps), ["ce", "nst-poly"]);
         assert_eq!(names(Teaching::Embeddings), ["ce", "cosine"]);
+        assert_eq!(names(Teaching::Logits), ["ce", "kd", "nst-poly"]);
     }
 }

@@ -67,6 +67,9 @@ pub struct ImportOptions {
     pub train: Vec<String>,
     /// Batch normalization by running statistics in training too.
     pub freeze_batchnorm: bool,
+    /// How many classes the data has, which helps to tell class logits from other outputs; 0 if
+    /// unknown.
+    pub classes: usize,
     /// What becomes of batch norms that the exporter folded away.
     pub folded_norms: FoldedNorms,
     /// Who runs the graph; by default in the precision that reference values ask for, which is not
@@ -96,6 +99,7 @@ impl Default for ImportOptions {
             freeze: Vec::new(),
             train: Vec::new(),
             freeze_batchnorm: false,
+            classes: 0,
             folded_norms: FoldedNorms::default(),
             executor: Executor::Blocked(Precision::Strict),
         }
@@ -175,6 +179,8 @@ pub struct Student {
     buffers: Vec<Buffer>,
     outputs: Vec<Output>,
     logits: TensorId,
+    /// How many classes the data has; 0 if unknown.
+    classes: usize,
     /// The value attribute of each `ConstantOfShape` node.
     fills: HashMap<usize, Host>,
     /// Plans by input shapes: the last batch of an epoch is smaller than the others.
@@ -298,7 +304,8 @@ impl Student {
             .collect::<Result<Vec<_>>>()?;
         let outputs = graph.outputs(model);
         let first = outputs.first().ok_or_else(|| Error::input(check::NO_OUTPUT))?.tensor;
-        let logits = logits::of_student(model).and_then(|name| graph.index.get(&name).copied());
+        let logits = logits::of_student(model, options.classes);
+        let logits = logits.and_then(|name| graph.index.get(&name).copied());
         Ok(Self {
             model: Arc::new(model.clone()),
             graph,
@@ -314,6 +321,7 @@ impl Student {
             buffers,
             outputs,
             logits: logits.unwrap_or(first),
+            classes: options.classes,
             fills,
             plans: Mutex::default(),
         })
@@ -350,8 +358,8 @@ impl Student {
         &self.outputs
     }
 
-    /// The tensor that a loss of class logits applies to: the first output, or what the softmax
-    /// reads that it ends in.
+    /// The tensor that a loss of class logits applies to: an output, by default the first, or what
+    /// the softmax reads that it ends in.
     #[must_use]
     pub fn logits(&self) -> TensorId {
         self.logits
@@ -451,8 +459,18 @@ impl Student {
                 ))
             })
             .collect();
-        let logits = logits::find(&self.model, &shapes, 0).ok().map(|logits| logits.tensor);
+        let logits = logits::find(&self.model, &shapes, self.classes);
+        let logits = logits.ok().map(|logits| logits.tensor);
         Ok(tap::candidates(&self.model, &shapes, logits.as_deref()))
+    }
+
+    /// Whether a step computes a tensor from inputs of these shapes: others are constant.
+    ///
+    /// # Errors
+    /// When the graph cannot run on such inputs.
+    pub fn is_computed(&self, tensor: TensorId, input_shapes: &[Vec<usize>]) -> Result<bool> {
+        let planned = self.plan(input_shapes.to_vec())?;
+        Ok(planned.plan.steps.iter().any(|step| step.outputs.contains(&Some(tensor))))
     }
 
     /// The shape of a tensor for inputs of these shapes (batch axis first); `None` where the plan

@@ -93,6 +93,7 @@ impl Student {
             buffers: self.buffers.clone(),
             outputs: vec![Output { name: self.graph.names[to.0].clone(), tensor: to }],
             logits: to,
+            classes: self.classes,
             fills,
             plans: Mutex::default(),
         };

@@ -24,6 +24,9 @@ use std::collections::BTreeSet;
 /// Most training samples among which an embedding's neighbors are sought.
 const NEIGHBORS: usize = 10_000;
 
+/// The least width of a vector whose direction alone is worth learning.
+const EMBEDDING: usize = 8;
+
 /// The training and evaluation data of a run.
 pub(super) struct Material {
     pub(super) training: Training,
@@ -87,7 +90,14 @@ impl Material {
     fn open_test(&self, spec: &DataSpec, split: &str, host: &Host<'_>) -> Result<TestData> {
         let is_cache = spec.format.is_none() && Manifest::find(&spec.path)?.is_some();
         if !is_cache {
-            return Ok(TestData::Data(data::open(spec, split, host.monitor)?));
+            let test = data::open(spec, split, host.monitor)?;
+            let test = data::relabeled(test, self.classes()).map_err(|e| {
+                Error::input(format!(
+                    "--test {spec}: expected the training data's classes, found others"
+                ))
+                .because(e)
+            })?;
+            return Ok(TestData::Data(test));
         }
         let test = Box::new(Cache::open(&spec.path)?);
         let Some(training) = self.cache() else {
@@ -173,17 +183,20 @@ impl Material {
         last.map_or(0, |label| usize::try_from(label.saturating_add(1)).unwrap_or(0))
     }
 
+    /// The number of classes that the data has, by their names or its labels; 0 if it has none.
+    pub(super) fn data_classes(&self) -> usize {
+        self.classes().len().max(self.labeled())
+    }
+
     /// The number of classes of a student of this data.
     pub(super) fn class_count(&self) -> Result<usize> {
-        let named = self.classes().len();
-        let labeled = self.labeled();
         // logits of other classes say nothing about the student's
         let cache = self
             .cache()
             .map(Cache::manifest)
             .filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
         let taught = cache.and_then(teacher_classes).unwrap_or(0);
-        match named.max(labeled).max(taught) {
+        match self.data_classes().max(taught) {
             0 => Err(Error::input(
                 "data: expected classes, found neither names, labels nor a teacher's logits",
             )
@@ -192,8 +205,8 @@ impl Material {
         }
     }
 
-    /// The taps of a cache without class logits that the default loss compares: the outputs, or else
-    /// the vectors where there are no maps.
+    /// The taps of a cache without class logits that the default loss compares: the outputs, or
+    /// else the vectors where there are no maps.
     fn taught(manifest: &Manifest) -> Vec<&TapRecord> {
         if teacher_classes(manifest).is_some() {
             return Vec::new();
@@ -216,11 +229,19 @@ impl Material {
     fn teaches(&self) -> Teaching {
         let Some(manifest) = self.cache().map(Cache::manifest) else { return Teaching::Labels };
         let taught = Self::taught(manifest);
-        let is_vectors =
-            |tap: &&TapRecord| tap.role == Role::Vector || manifest.map(&tap.alias).is_none();
+        let is_embedding = |tap: &&TapRecord| {
+            let array = manifest.statistics(&tap.alias).next().map(|(_, spec)| spec);
+            array.is_some_and(|spec| {
+                let axes = spec.axes.concat();
+                let width = spec.row_shape.last().copied().unwrap_or(0);
+                ["c", "tc"].contains(&axes.as_str()) && width >= EMBEDDING
+            })
+        };
+        let has_labels = self.labels().iter().any(|&label| label >= 0);
         match taught.as_slice() {
-            [] => Teaching::Maps,
-            taught if taught.iter().all(is_vectors) => Teaching::Embeddings,
+            [] if has_labels || teacher_classes(manifest).is_none() => Teaching::Maps,
+            [] => Teaching::Logits,
+            taught if taught.iter().all(is_embedding) => Teaching::Embeddings,
             _ => Teaching::Outputs,
         }
     }
@@ -428,6 +449,7 @@ impl Material {
         classes: Option<TensorId>,
         preprocess: Option<&Preprocess>,
         inputs: &[String],
+        host: &Host<'_>,
     ) -> Result<Option<Test<'a>>> {
         let (source, outputs) = match &self.test {
             None => return Ok(None),
@@ -443,6 +465,10 @@ impl Material {
                     let tensor = student.tensor(&pair.student);
                     let Some(tensor) = tensor.filter(|_| pair.teacher_shape == pair.student_shape)
                     else {
+                        host.monitor.note(&format!(
+                            "test: {} {:?} is not compared with {} {:?}, which has another shape",
+                            pair.student, pair.student_shape, pair.teacher, pair.teacher_shape
+                        ));
                         continue;
                     };
                     let tap = (!pair.is_logits()).then(|| {
@@ -461,6 +487,14 @@ impl Material {
             Some(_) => None,
             None => self.neighbors(student, &source, preprocess, inputs)?,
         };
+        let has_labels = source.labels().iter().any(|&(_, label)| label >= 0);
+        if outputs.is_empty() && neighbors.is_none() && !(classes.is_some() && has_labels) {
+            host.monitor.note(
+                "test: nothing to measure: class logits and k-NN need labels on both sides, and \
+                 outputs a cache of the same teacher (--test CACHE)",
+            );
+            return Ok(None);
+        }
         Ok(Some(Test { source, classes, outputs, neighbors }))
     }
 
@@ -481,7 +515,9 @@ impl Material {
                 vectors.push((output.tensor, channels));
             }
         }
-        let ([(tensor, channels)], true) = (vectors.as_slice(), labeled) else { return Ok(None) };
+        let ([(tensor, channels @ EMBEDDING..)], true) = (vectors.as_slice(), labeled) else {
+            return Ok(None);
+        };
         let take = Take { limit: Some(NEIGHBORS), shuffle: Some(0) };
         let bank = match &self.training {
             Training::Cache(cache, originals) => {

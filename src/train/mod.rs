@@ -24,6 +24,7 @@ mod job;
 mod material;
 mod metadata;
 mod model;
+mod natures;
 mod outputs;
 pub mod parity;
 mod prepared;

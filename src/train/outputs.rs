@@ -5,7 +5,7 @@ use super::job::Host;
 use super::material::Material;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
-use crate::onnx::logits::{self, Verdict};
+use crate::onnx::logits::{self, LogitCandidates, Verdict};
 use crate::onnx::{Model, metadata};
 use crate::runtime::{Device, Session, SessionOptions};
 use crate::student::{Projection, Student, TensorId};
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 /// The number of class names that a message lists.
 const NAMES: usize = 3;
 
-/// Why a student's first output is not taken for class logits; `None` if it is.
+/// Why no output of a student is taken for class logits; `None` if it is.
 pub(super) fn no_classes(
     model: &super::model::Model,
     student: &Student,
@@ -25,14 +25,16 @@ pub(super) fn no_classes(
 ) -> Result<Option<String>> {
     let inputs = material.input_shapes(student, model.preprocess.as_ref())?;
     let (model, shape) = (&model.onnx, student.shape(student.logits(), &inputs)?);
-    let name = student.outputs().first().map_or("", |output| output.name.as_str());
+    let classes = material.data_classes();
+    let found = logits::of_output(model, classes);
+    let first = || student.outputs().first().map_or("", |output| output.name.as_str());
+    let name = found.as_ref().map_or_else(first, LogitCandidates::tensor);
     let width = match shape.as_deref() {
         Some(&[_, width]) => width,
         Some(shape) => return Ok(Some(format!("`{name}` has the shape {}", row(shape)))),
         None => return Ok(Some(format!("`{name}` does not depend on the data"))),
     };
-    let classes = material.classes().len().max(material.labeled());
-    Ok(match logits::of_output(model).map(|found| found.judge(model, width, classes)) {
+    Ok(match found.as_ref().map(|found| found.judge(model, width, classes)) {
         Some(Verdict::Logits | Verdict::Guess(_)) => None,
         Some(Verdict::Other(reason)) => Some(reason),
         None => Some(format!("`{name}` is not [batch, classes]")),
@@ -80,7 +82,7 @@ pub(super) fn check(
         ))
         .hint("name tensors to compare: --criterion 'METHOD:pair=TEACHER>STUDENT'"));
     };
-    if let Some(activation) = logits::activation_of_student(model) {
+    if let Some(activation) = logits::activation_of_student(model, material.data_classes()) {
         return Err(Error::input(format!(
             "student: expected logits of one class per sample, found an output that ends in a \
              {activation}, whose values are probabilities"
@@ -91,7 +93,7 @@ pub(super) fn check(
         return Ok(Some(student.logits()));
     }
     let (names, labeled) = (material.classes(), material.labeled());
-    let classes = names.len().max(labeled);
+    let classes = material.data_classes();
     if width < labeled {
         return Err(Error::input(format!(
             "student: expected logits of {classes} classes{}, found {width}",
@@ -127,8 +129,10 @@ pub(super) fn describe(
             _ if classes == Some(output.tensor) => metadata::CLASS_LOGITS,
             // behind the class logits
             _ if classes.is_some() && at == 0 => "probabilities",
-            Some(shape) => form(shape.get(1..).unwrap_or_default()),
-            None => continue,
+            Some(shape) if student.is_computed(output.tensor, inputs)? => {
+                form(shape.get(1..).unwrap_or_default())
+            }
+            _ => continue,
         };
         all.insert(output.name.clone(), what.to_owned());
     }
@@ -149,8 +153,14 @@ fn tell_of_idle(student: &Student, objective: &Objective, of_classes: bool, host
         .filter(|output| !is_compared(output.tensor) && first != Some(output.tensor))
         .map(|output| output.name.as_str())
         .collect();
-    if !idle.is_empty() {
-        host.monitor.note(&format!("exported without a loss of its own: {}", idle.join(", ")));
+    match idle.len() {
+        0 => {}
+        all if all == student.outputs().len() => host.monitor.warn(&format!(
+            "no criterion compares an output of the student: {} stays as it was drawn \
+             (--criterion 'mse:pair=TEACHER>STUDENT' trains one)",
+            idle.join(", ")
+        )),
+        _ => host.monitor.note(&format!("exported without a loss of its own: {}", idle.join(", "))),
     }
 }
 

@@ -31,6 +31,8 @@ const BOUND: f64 = 1e-3;
 const FACTOR: f64 = 64.0;
 /// The same for decisions: two logits within this many errors of each other are tied.
 const TIE: f64 = 8.0;
+/// The least divisor of a sample's differences, as a share of the output's largest value.
+const FLAT: f64 = 0.1;
 /// The share of decisions, ties excluded, that must be the same.
 const AGREEMENT: f64 = 0.99;
 
@@ -60,7 +62,8 @@ pub struct OutputParity {
     pub samples: usize,
     /// max |Δ| over all values.
     pub max_difference: f64,
-    /// The largest max |Δ| / max(1, max |value|) of any sample.
+    /// The largest max |Δ| / max |value| of any sample, a tenth of the output's largest value being
+    /// the least divisor.
     pub max_relative: f64,
     /// The upper limit for `max_relative`: 1e-3, or a multiple of the float32 error.
     pub bound: f64,
@@ -229,6 +232,8 @@ impl fmt::Display for Parity {
 pub(super) struct Subject<'a> {
     /// The student's class logits, if it has any.
     pub(super) classes: Option<TensorId>,
+    /// How many classes the data has.
+    pub(super) class_count: usize,
     /// The linear layers that were exported with it.
     pub(super) projections: &'a [Projection],
 }
@@ -276,7 +281,7 @@ fn compared<'a>(
     };
     let mut all = Vec::new();
     for output in student.outputs() {
-        if student.shape(output.tensor, shapes)?.is_some() {
+        if student.is_computed(output.tensor, shapes)? {
             all.push(Compared {
                 name: output.name.clone(),
                 tensor: output.tensor,
@@ -287,7 +292,7 @@ fn compared<'a>(
         }
     }
     if let (Some(tensor), false) = (classes, all.iter().any(|output| output.classes)) {
-        let name = logits::of_student(model)
+        let name = logits::of_student(model, subject.class_count)
             .ok_or_else(|| Error::internal("parity: the exported student lost its logits"))?;
         all.push(Compared { name, tensor, projection: None, classes: true, integers: false });
     }
@@ -433,6 +438,13 @@ fn judge(output: &Compared<'_>, values: &OutputValues, samples: usize) -> Output
         parity.decisions = Decisions { clear: values.trainer.len(), same };
         return parity;
     }
+    let largest = values
+        .trainer
+        .iter()
+        .filter(|x| x.is_finite())
+        .fold(0.0, |m: f64, x| m.max(f64::from(*x).abs()));
+    // a row of small values is judged by those of the whole output
+    let scale = |row: &[f32]| magnitude(row).max(FLAT * largest).max(f64::from(f32::MIN_POSITIVE));
     for ((trainer, runtime), exact) in rows() {
         match (is_finite(trainer), is_finite(runtime)) {
             (false, _) => parity.diverged += 1,
@@ -460,13 +472,17 @@ fn judge(output: &Compared<'_>, values: &OutputValues, samples: usize) -> Output
     parity.bound = BOUND.max(FACTOR * rounding);
     if output.classes {
         let tie = BOUND.max(TIE * rounding);
-        parity.decisions = decisions(rows().map(|(row, _)| row), tie);
+        parity.decisions = decisions(rows().map(|(row, _)| row), tie, scale);
     }
     parity
 }
 
 /// What the trainer and ONNX Runtime decide for, ties excluded.
-fn decisions<'a>(rows: impl Iterator<Item = (&'a [f32], &'a [f32])>, tie: f64) -> Decisions {
+fn decisions<'a>(
+    rows: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+    tie: f64,
+    scale: impl Fn(&[f32]) -> f64,
+) -> Decisions {
     let mut found = Decisions::default();
     for (trainer, runtime) in rows {
         let (Some((class, margin)), true) = (decision(trainer), is_finite(trainer)) else {
@@ -485,9 +501,9 @@ fn is_finite(row: &[f32]) -> bool {
     row.iter().all(|x| x.is_finite())
 }
 
-/// max(1, max |value|).
-fn scale(row: &[f32]) -> f64 {
-    row.iter().fold(1.0, |scale, &x| scale.max(f64::from(x).abs()))
+/// max |value|.
+fn magnitude(row: &[f32]) -> f64 {
+    row.iter().fold(0.0, |most, &x| most.max(f64::from(x).abs()))
 }
 
 /// max |Δ|.

@@ -6,7 +6,7 @@ use super::material::Material;
 use super::model::Model;
 use super::report::Report;
 use super::student::import;
-use super::{again, device, metadata, outputs, parity};
+use super::{again, device, metadata, natures, outputs, parity};
 use crate::error::{Error, Result};
 use crate::recipe::Train;
 use crate::student::{Projection, Student};
@@ -61,7 +61,7 @@ pub fn prepare(job: &Job, host: &Host<'_>) -> Result<Prepared> {
     let state = match folder.look(job.resume)? {
         There::Finished(report) => State::Finished(report),
         There::Begun | There::Nothing => {
-            let student = import(&model, &settled, host)?;
+            let student = import(&model, &settled, &material, host)?;
             let ready = Ready::new(&model, student, &settled, &material, host)?;
             outputs::check_runtime(&ready.student, host)?;
             State::Ready(Box::new(ready))
@@ -92,6 +92,7 @@ impl Ready {
         let pairs = material.pairs(&terms, &student, host)?;
         if let (Some(cache), Some(folder)) = (material.cache(), &settled.job.cache) {
             again::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;
+            natures::check(&model.onnx, cache.manifest(), &terms, &pairs, host)?;
         }
         let objective = material.objective(settled, &terms, &pairs, &student)?;
         Ok(Self { student, inputs, no_classes, pairs, objective })
@@ -154,7 +155,7 @@ impl Prepared {
                 host.monitor.note(&format!("exported beside {tensor}: its projection {output}"));
             }
         }
-        let test = material.test(student, classes, model.preprocess.as_ref(), fed)?;
+        let test = material.test(student, classes, model.preprocess.as_ref(), fed, host)?;
         material.note_views(&settled.recipe, host);
         announce(&settled, &source, objective, pairs, host);
         if host.monitor.stop_requested() {
@@ -209,7 +210,11 @@ impl Prepared {
             Some(test) => test.source,
             None => material.sequential(model.preprocess.as_ref(), fed)?,
         };
-        let subject = parity::Subject { classes, projections: &projections };
+        let subject = parity::Subject {
+            classes,
+            class_count: material.data_classes(),
+            projections: &projections,
+        };
         let report = Report {
             student: settled.job.name.clone(),
             model: path,

@@ -1,6 +1,7 @@
 //! The student as a trainable graph.
 
 use super::job::{Host, Settled};
+use super::material::Material;
 use super::model::Model;
 use crate::error::{Error, Result};
 use crate::monitor::grouped;
@@ -8,12 +9,18 @@ use crate::student::{Executor, FoldedNorms, ImportOptions, Student};
 use crate::trainer::groups;
 
 /// Imports the student; notes what trains and anything else worth knowing.
-pub(super) fn import(model: &Model, settled: &Settled, host: &Host<'_>) -> Result<Student> {
+pub(super) fn import(
+    model: &Model,
+    settled: &Settled,
+    material: &Material,
+    host: &Host<'_>,
+) -> Result<Student> {
     let recipe = &settled.recipe;
     let options = ImportOptions {
         freeze: recipe.freeze.clone(),
         train: recipe.train.clone(),
         freeze_batchnorm: recipe.freeze_batchnorm,
+        classes: material.data_classes(),
         folded_norms: recipe.folded_batchnorm,
         executor: Executor::Blocked(recipe.precision),
         device: settled.device.clone(),

@@ -115,7 +115,7 @@ fn resolve(
     model: &Model,
     host: &Host<'_>,
 ) -> Result<usize> {
-    let student = import(model, settled, host)?;
+    let student = import(model, settled, material, host)?;
     let ready = Ready::new(model, student, settled, material, host)?;
     let source = ready.source(settled, material, model)?;
     let Train { batch, drop_last, epochs, .. } = settled.recipe;

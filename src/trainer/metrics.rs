@@ -55,14 +55,22 @@ fn is_zero(n: &usize) -> bool {
 
 impl Evaluation {
     /// The one number by which epochs are compared, larger being better: accuracy, else k-NN
-    /// accuracy, else the outputs' mean cosine; `None` if nothing is measured.
+    /// accuracy, else the outputs' mean squared error, negated; `None` if nothing is measured, or
+    /// an output is not finite.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a number of outputs")]
     pub fn score(&self) -> Option<f64> {
-        let cosines: Vec<f64> = self.outputs.values().filter_map(|output| output.cosine).collect();
-        let mean =
-            (!cosines.is_empty()).then(|| cosines.iter().sum::<f64>() / cosines.len() as f64);
+        let scores = || self.outputs.values();
+        let errors: Vec<f64> = scores().filter_map(|output| output.mse).collect();
+        let is_whole = !errors.is_empty() && scores().all(|output| output.not_finite == 0);
+        let mean = is_whole.then(|| -errors.iter().sum::<f64>() / errors.len() as f64);
         self.top1.or(self.knn).or(mean)
+    }
+
+    /// Whether nothing is measured.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.top1.is_none() && self.knn.is_none() && self.outputs.is_empty()
     }
 }
 

@@ -114,7 +114,7 @@ impl Test<'_> {
             knn: percent(near, asked),
             outputs: scores.collect(),
         };
-        Ok(evaluation.score().is_some().then_some(evaluation))
+        Ok((!evaluation.is_empty()).then_some(evaluation))
     }
 }
 

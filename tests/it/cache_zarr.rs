@@ -40,6 +40,7 @@ fn plan(codec: Codec) -> CachePlan {
             role: Role::Map,
             stage: Some(1),
             output: false,
+            made_by: None,
             map: None,
             batch_norm: None,
         }],

@@ -48,7 +48,7 @@ fn suggested(taps: &[Tap]) -> Vec<&str> {
 fn channels_last_with_constant_weights_and_a_softmax() {
     let (model, _, taps) = look(&committed("nhwc.onnx"));
     assert_eq!(suggested(&taps), ["block2/nchw:0", "block2/relu:0", "features:0", "logits:0"]);
-    assert_eq!(logits::of_student(&model).as_deref(), Some("logits:0"));
+    assert_eq!(logits::of_student(&model, 0).as_deref(), Some("logits:0"));
     assert_eq!(cost::parameters(&model), 108 + 288 + 40);
     let aliases: Vec<String> = suggested(&taps).into_iter().map(tap::alias).collect();
     assert_eq!(aliases, ["block2.nchw", "block2.relu", "features", "logits"]);
@@ -112,7 +112,7 @@ fn a_tapped_run_gives_the_published_logits() {
     )
     .unwrap();
     let options = SessionOptions { device: Device::Cpu, threads: 1 };
-    let logits = [logits::of_student(&model).unwrap()];
+    let logits = [logits::of_student(&model, 0).unwrap()];
     let mut plain = Session::new(&runtime(), &model, &[], &options).unwrap();
     let (_, _, taps) = look(&path);
     let every: Vec<String> = taps.into_iter().map(|t| t.tensor).collect();

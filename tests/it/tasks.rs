@@ -1,7 +1,7 @@
 //! Tasks that are no classification: embeddings, dense outputs, several outputs, no labels.
 
 use crate::support::graph::{FLOAT, constant, int, ints, node, value, write_graph};
-use crate::support::{Random, Sandbox, noise, write_images, write_npz};
+use crate::support::{Random, Sandbox, noise, write_images, write_images_of, write_npz};
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::Manifest;
 use nst_cache::onnx::proto::GraphProto;
@@ -19,6 +19,11 @@ struct Net<'a> {
 
 impl Net<'_> {
     fn write(&self, sandbox: &Sandbox, file: &str) {
+        self.write_with(sandbox, file, |_| {});
+    }
+
+    /// The same with a change to its graph.
+    fn write_with(&self, sandbox: &Sandbox, file: &str, change: impl FnOnce(&mut GraphProto)) {
         let mut random = Random(self.seed);
         let mut graph = GraphProto {
             input: vec![value("x", FLOAT, &["batch", "3", "8", "8"])],
@@ -53,6 +58,7 @@ impl Net<'_> {
             let axes = if output == "dense" { &[&planes, "8", "8"][..] } else { &[width.as_str()] };
             graph.output.push(value(output, FLOAT, &[&["batch"], axes].concat()));
         }
+        change(&mut graph);
         write_graph(&sandbox.join(file), graph);
     }
 }
@@ -299,4 +305,64 @@ fn an_embeddings_neighbors_are_asked_where_there_are_labels() {
     assert!(found[1]["knn"].as_f64().unwrap() > 60.0, "{found:?}");
     let eval = sandbox.json("eval run/student.onnx --data npz:t.npz --knn --limit 30");
     assert!(eval["knn"].is_object(), "{eval}");
+}
+
+#[test]
+fn a_test_sets_labels_follow_the_names_of_the_classes() {
+    let sandbox = Sandbox::with_runtime();
+    write_images_of(&sandbox.join("images"), 12, &["a", "b", "c"]);
+    write_images_of(&sandbox.join("fewer"), 8, &["b", "c"]);
+    write_images_of(&sandbox.join("others"), 8, &["b", "d"]);
+    let line = "train resnet8 --data images --size 8 --epochs 1 --batch 4 --device cpu";
+    let measured = |folder: &str, test: &str| {
+        sandbox.succeeds(&format!("{line} -o {folder} --test folder:{test}"));
+        tests(&sandbox, folder)[0]["top1"].as_f64().unwrap()
+    };
+    let train = measured("run", "fewer");
+    let eval = sandbox.json("eval run/student.onnx --data folder:fewer");
+    assert!((train - eval["top1"].as_f64().unwrap()).abs() < 1e-9, "{train} {eval}");
+    sandbox.refused(
+        &format!("{line} -o none --test folder:others"),
+        &["--test folder:others", "expected the training data's classes"],
+    );
+}
+
+#[test]
+fn logits_are_not_compared_with_probabilities() {
+    let sandbox = Sandbox::with_runtime();
+    let outputs = &["dense"];
+    let net = Net { outputs, ..TEACHER };
+    net.write(&sandbox, "teacher.onnx");
+    net.write_with(&sandbox, "student.onnx", |graph| {
+        graph.node.push(node("Softmax", &["dense"], "shares", vec![int("axis", 1)]));
+        graph.output = vec![value("shares", FLOAT, &["batch", "5", "8", "8"])];
+    });
+    write_npz(&sandbox.join("x.npz"), &[("x", &noise(&[40, 3, 8, 8], 3))]);
+    sandbox.succeeds(EXTRACT);
+    sandbox.refused(
+        &format!("{TRAIN} --criterion kd:pair=dense>shares"),
+        &["expected logits, found what a softmax makes", "pair=dense>dense"],
+    );
+    sandbox.run(&format!("{TRAIN} --criterion mse")).expect(0).says(&["unlike values"]);
+    std::fs::remove_dir_all(sandbox.join("run")).unwrap();
+    sandbox.succeeds(&format!("{TRAIN} --criterion kd:pair=dense>dense"));
+}
+
+#[test]
+fn outputs_that_tie_are_asked_for() {
+    let sandbox = Sandbox::with_runtime();
+    let twin = |graph: &mut GraphProto| {
+        graph.node.push(node("Neg", &["embedding"], "text_embeds", vec![]));
+        graph.output.push(value("text_embeds", FLOAT, &["batch", "24"]));
+    };
+    let outputs = &["embedding"];
+    Net { outputs, ..TEACHER }.write_with(&sandbox, "teacher.onnx", twin);
+    Net { outputs: &["vector"], vector: "vector", seed: 2, ..TEACHER }
+        .write(&sandbox, "student.onnx");
+    write_npz(&sandbox.join("x.npz"), &[("x", &noise(&[40, 3, 8, 8], 3))]);
+    sandbox.succeeds(EXTRACT);
+    let parts = ["embedding 24", "text_embeds 24", "vector 24", "pair=TEACHER>STUDENT"];
+    sandbox.refused(TRAIN, &parts);
+    let line = format!("{TRAIN} --criterion cosine:pair=embedding>vector");
+    sandbox.run(&line).expect(0).says(&["student vector [24]"]);
 }

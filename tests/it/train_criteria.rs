@@ -73,6 +73,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
             role,
             stage,
             output: false,
+            made_by: None,
             map: None,
             batch_norm: None,
         });

@@ -128,6 +128,10 @@ pub struct TapRecord {
     /// Whether it is an output of the teacher.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output: bool,
+    /// What makes an output's values, where they are not plain: `softmax`, `log-softmax` or
+    /// `sigmoid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
     /// The map that its statistics are computed from; `None` if only the features are stored, whose
     /// array implies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

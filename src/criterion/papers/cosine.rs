@@ -31,6 +31,13 @@ impl Criterion for Cosine {
     };
 
     fn start(&self, setup: &Setup<'_>) -> Result<Vec<Module>> {
+        for shapes in setup.layers {
+            let axis = channel_axis(shapes.teacher.len() + 1) - 1;
+            if shapes.teacher.get(axis) == Some(&1) {
+                let error = Error::input("cosine: expected 2 channels or more, found 1: a sign");
+                return Err((setup.refuse)(error.hint("compare the values: mse or smooth-l1")));
+            }
+        }
         projectors(setup, self.projector)
     }
 

@@ -29,6 +29,7 @@ impl Criterion for Kd {
         paper: "Hinton, Vinyals & Dean 2015, arXiv:1503.02531",
         note: "of logits at every position, the mean over positions: classes are axis 1 of maps, \
                the last of tokens",
+        dense: true,
         ..Spec::LOGITS
     };
 

@@ -1,7 +1,7 @@
 //! Knowledge distillation of independent binary classes: multi-label classifiers (Yang et al. 2023,
 //! arXiv:2308.06453) and detectors' class scores.
 
-use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Pairs, Setup, Spec};
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::module::Module;
 use crate::criterion::math::pointwise::pointwise;
@@ -31,6 +31,7 @@ impl Criterion for KdBinary {
         note: "L2D's weight of 10 is of a sum over classes, which is this times their number; \
                projector=true learns a linear layer to the teacher's channels",
         weight: 10.0,
+        pairs: Pairs::ClassLogits,
         ..Spec::TENSORS
     };
 

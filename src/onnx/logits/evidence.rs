@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 /// larger versions.
 const IMAGENET: [usize; 5] = [1000, 1001, 11821, 21841, 21843];
 /// Parts of the names that exporters give to logits, and to embeddings.
-const OF_LOGITS: [&str; 6] = ["logit", "prob", "class", "softmax", "score", "predict"];
+const OF_LOGITS: [&str; 2] = ["logit", "class"];
 const OF_EMBEDDINGS: [&str; 8] =
     ["embed", "feature", "hidden", "pooler", "latent", "projection", "represent", "descriptor"];
 
@@ -26,8 +26,8 @@ pub enum Verdict {
     Other(String),
 }
 
-/// Judges a table by its tensor's name and width, and by the graph. `classes`: how many the data
-/// has, 0 if unknown.
+/// Judges a table by its tensor's name and width, and by the graph; a width or a number of the
+/// data's `classes` of 0 is unknown.
 pub(super) fn judge(model: &Model, tensor: &str, width: usize, classes: usize) -> Verdict {
     if let Some(told) = told(model, tensor) {
         return if told == metadata::CLASS_LOGITS {
@@ -39,25 +39,28 @@ pub(super) fn judge(model: &Model, tensor: &str, width: usize, classes: usize) -
     let recorded = model
         .metadata(metadata::CLASSES)
         .and_then(|text| serde_json::from_str::<Vec<String>>(text).ok().map(|names| names.len()));
-    if width == classes || recorded == Some(width) {
+    if width > 0 && (width == classes || recorded == Some(width)) {
         return Verdict::Logits;
     }
     let name = tensor.to_ascii_lowercase();
     if let Some(part) = OF_EMBEDDINGS.iter().find(|part| name.contains(*part)) {
         return Verdict::Other(format!("`{tensor}` is no class logits by its name ({part})"));
     }
-    if OF_LOGITS.iter().any(|part| name.contains(part)) || IMAGENET.contains(&width) {
-        return Verdict::Logits;
-    }
     if width == 1 {
         return Verdict::Other(format!("`{tensor}` has one value per sample"));
     }
+    let is_named = OF_LOGITS.iter().any(|part| name.contains(part));
     match last_layer(model, tensor) {
-        Some(node) if is_linear(node) && classes > 0 => {
-            Verdict::Other(format!("`{tensor}` has {width} values, the data {classes} classes"))
-        }
-        Some(node) if is_linear(node) => {
-            Verdict::Guess(format!("`{tensor}`, since a linear layer computes it"))
+        Some(node) if is_linear(node) => match () {
+            () if is_named || IMAGENET.contains(&width) => Verdict::Logits,
+            () if classes > 0 && width > 0 => {
+                Verdict::Other(format!("`{tensor}` has {width} values, the data {classes} classes"))
+            }
+            () => Verdict::Guess(format!("`{tensor}`, since a linear layer computes it")),
+        },
+        // a classifier may end in a pooling
+        Some(node) if is_named && node.operator().class != Class::Normalization => {
+            Verdict::Guess(format!("`{tensor}`, by its name"))
         }
         Some(node) => {
             let operator = node.op_type();

@@ -11,8 +11,8 @@ mod walk;
 
 pub use evidence::Verdict;
 
-use super::Model;
 use super::proto::NodeProto;
+use super::{Dim, Model, Value};
 use crate::array::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -52,22 +52,38 @@ pub struct LogitCandidates {
     is_mixed: bool,
 }
 
-/// Walks back from a model's first output; `None` if that is declared to be something other than
-/// `[N, classes]` floats.
+/// Walks back from the output that may hold class logits: the first one, unless it shows itself to
+/// be something else and a later one does hold them. `None` if no such output is declared to be
+/// `[N, classes]` floats. `classes`: how many the data has, 0 if unknown.
 #[must_use]
-pub fn of_output(model: &Model) -> Option<LogitCandidates> {
-    let output = model.outputs().into_iter().next()?;
+pub fn of_output(model: &Model, classes: usize) -> Option<LogitCandidates> {
+    let outputs = model.outputs();
     let is_real = |name: &str| model.quantized().contains_key(name);
-    let is_table = (output.dtype.is_some_and(Dtype::is_float) || is_real(&output.name))
-        && matches!(output.shape.len(), 0 | 2);
-    is_table.then(|| LogitCandidates {
+    let is_float = |o: &Value| o.dtype.is_some_and(Dtype::is_float) || is_real(&o.name);
+    let candidate = |output: &Value| LogitCandidates {
         ending: walk::back(model, &output.name),
         is_mixed: walk::is_mixed(model, &output.name),
-        tensor: output.name,
-    })
+        tensor: output.name.clone(),
+    };
+    let verdict = |output: &Value| {
+        let width = if let Some(Dim::Fixed(n)) = output.shape.get(1) { *n } else { 0 };
+        candidate(output).judge(model, width, classes)
+    };
+    let (first, others) = outputs.split_first()?;
+    let first = Some(first).filter(|o| is_float(o) && matches!(o.shape.len(), 0 | 2));
+    let is_other = |o: &&Value| matches!(verdict(o), Verdict::Other(_));
+    let later = || {
+        let mut tables = others.iter().filter(|o| is_float(o) && o.shape.len() == 2);
+        tables.find(|o| verdict(o) == Verdict::Logits)
+    };
+    let chosen = match first {
+        Some(first) if others.is_empty() || !is_other(&first) => Some(first),
+        first => later().or(first),
+    };
+    chosen.map(candidate)
 }
 
-/// Finds the class logits of a model by its first output. `shapes`: each tensor's probed shape,
+/// Finds the class logits of a model among its outputs. `shapes`: each tensor's probed shape,
 /// batch axis first; `classes`: how many the data has, 0 if unknown.
 ///
 /// # Errors
@@ -78,7 +94,7 @@ pub fn find(
     shapes: &HashMap<String, Vec<Option<usize>>>,
     classes: usize,
 ) -> Result<Logits, String> {
-    let Some(found) = of_output(model) else {
+    let Some(found) = of_output(model, classes) else {
         return Err(if model.outputs().is_empty() {
             "the model has no output".to_owned()
         } else {
@@ -87,7 +103,13 @@ pub fn find(
     };
     let mut logits = found.choose(|tensor| row(shapes, tensor))?;
     match found.judge(model, logits.classes, classes) {
-        Verdict::Logits => {}
+        Verdict::Logits => {
+            let first = model.outputs().into_iter().next().map_or_else(String::new, |o| o.name);
+            if logits.note.is_none() && found.tensor != first {
+                let tensor = &found.tensor;
+                logits.note = Some(format!("`{tensor}`, and not the first output, `{first}`"));
+            }
+        }
         Verdict::Guess(reason) => logits.note = Some(format!("{reason}: a guess (--logits none)")),
         Verdict::Other(reason) => return Err(reason),
     }
@@ -101,11 +123,11 @@ pub fn of_tensor(model: &Model, name: &str) -> LogitCandidates {
     LogitCandidates { tensor: name.to_owned(), ending, is_mixed: false }
 }
 
-/// The tensor that a student's loss applies to: the first output, or what its softmax reads if no
-/// reshape is between them.
+/// The tensor that a student's loss of class logits applies to: an output, or what its softmax
+/// reads if no reshape is between them. `classes`: how many the data has, 0 if unknown.
 #[must_use]
-pub fn of_student(model: &Model) -> Option<String> {
-    let found = of_output(model)?;
+pub fn of_student(model: &Model, classes: usize) -> Option<String> {
+    let found = of_output(model, classes)?;
     let before = found
         .ending
         .filter(|e| e.activation == Activation::Softmax && !e.is_reshaped)
@@ -117,8 +139,8 @@ pub fn of_student(model: &Model) -> Option<String> {
 /// cross-entropy would take probabilities for logits. `None` if that tensor holds logits, or
 /// logarithms of probabilities, which are logits too.
 #[must_use]
-pub fn activation_of_student(model: &Model) -> Option<&'static str> {
-    let ending = of_output(model)?.ending?;
+pub fn activation_of_student(model: &Model, classes: usize) -> Option<&'static str> {
+    let ending = of_output(model, classes)?.ending?;
     let is_read = ending.before.is_some() && !ending.is_reshaped;
     match ending.activation {
         Activation::Softmax if is_read || ending.is_log => None,
@@ -143,6 +165,25 @@ pub enum Nature {
     Sigmoid,
     /// They are the indices of the largest values along an axis.
     Indices,
+}
+
+impl Nature {
+    /// What makes such values.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Softmax { is_log: false, .. } => "softmax",
+            Self::Softmax { is_log: true, .. } => "log-softmax",
+            Self::Sigmoid => "sigmoid",
+            Self::Indices => "arg-max",
+        }
+    }
+}
+
+/// The tensor that the softmax or sigmoid reads which makes this one, where a node computes it.
+#[must_use]
+pub fn before(model: &Model, tensor: &str) -> Option<String> {
+    walk::back(model, tensor)?.before
 }
 
 /// The nature of a tensor's values; `None` if the graph shows nothing.
@@ -176,6 +217,12 @@ pub fn row(shapes: &HashMap<String, Vec<Option<usize>>>, tensor: &str) -> Option
 }
 
 impl LogitCandidates {
+    /// The output.
+    #[must_use]
+    pub fn tensor(&self) -> &str {
+        &self.tensor
+    }
+
     /// The tensors of which one will hold the logits.
     #[must_use]
     pub fn tensors(&self) -> Vec<String> {

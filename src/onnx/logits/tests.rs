@@ -88,7 +88,7 @@ impl Case {
     fn choose(&self, shape: &[usize]) -> Result<Logits, String> {
         let model = self.model();
         let output = model.outputs()[0].name.clone();
-        of_output(&model)
+        of_output(&model, 0)
             .unwrap()
             .choose(|tensor| Some(if tensor == output { vec![10] } else { shape.to_vec() }))
     }
@@ -216,7 +216,7 @@ fn functions_are_looked_into() {
             .iter_mut()
             .filter(|n| n.op_type() == "Head")
             .for_each(|n| n.domain = Some("local".into()));
-        let found = of_output(&Model::from_proto(proto).unwrap())
+        let found = of_output(&Model::from_proto(proto).unwrap(), 0)
             .unwrap()
             .choose(|_| Some(vec![10]))
             .unwrap();
@@ -236,7 +236,7 @@ fn functions_are_looked_into() {
 
 #[test]
 fn a_student_is_trained_on_what_its_softmax_reads() {
-    let student_logits = |lines: &[&str]| of_student(&case(lines).model()).unwrap();
+    let student_logits = |lines: &[&str]| of_student(&case(lines).model(), 0).unwrap();
     assert_eq!(student_logits(&["p = Softmax scores", "c = Cast p to=1"]), "scores");
     assert_eq!(student_logits(&["p = Softmax scores", "r = Reshape p one"]), "r");
     assert_eq!(student_logits(&["p = Sigmoid scores"]), "p");

@@ -11,6 +11,7 @@ pub use course::Course;
 
 use crate::criterion::papers::cosine::Cosine;
 use crate::criterion::papers::cross_entropy::Ce;
+use crate::criterion::papers::kd::Kd;
 use crate::criterion::papers::nst::NstPoly;
 use crate::criterion::papers::pointwise::Mse;
 use crate::criterion::papers::{self, Entry};
@@ -77,6 +78,12 @@ impl CriterionRecipe {
     #[must_use]
     pub fn default_cosine() -> Self {
         Self { weight: 10.0, ..Cosine::default().into() }
+    }
+
+    /// Knowledge distillation: the default of a run without labels whose teacher is a classifier.
+    #[must_use]
+    pub fn default_kd() -> Self {
+        Kd::default().into()
     }
 
     /// The mean squared error: the default of a run whose teacher gives other outputs.

@@ -18,7 +18,7 @@ pub fn with_head(model: &Model, classes: usize, seed: u64) -> Result<(Model, Str
     if classes == 0 {
         return Err(Error::input("head: expected at least 1 class, found 0"));
     }
-    let name = logits::of_student(model)
+    let name = logits::of_student(model, 0)
         .ok_or_else(|| Error::input("head: expected an output [batch, classes], found none"))?;
     let layer = Layer::of(model.graph(), &name).ok_or_else(|| {
         Error::input(format!(

@@ -151,7 +151,7 @@ impl Taps {
             let teacher = self.teacher_tensors().cloned().collect::<Vec<_>>();
             let student = self.student_tensors().cloned().collect::<Vec<_>>();
             let pairs = explicit(&recipe.pairs, &teacher, &student)?;
-            pairs.iter().try_for_each(|pair| check_ranks(recipe.name(), pair))?;
+            pairs.iter().try_for_each(|pair| check_ranks(recipe, pair))?;
             return Ok((pairs, Vec::new()));
         }
         self.refuse_whole(recipe)?;
@@ -181,7 +181,7 @@ impl Taps {
             Subject::Maps => {
                 let (mut pairs, left) = self.suggest_maps(recipe)?;
                 match spec.pairs {
-                    Pairs::All | Pairs::AllAndVector => {}
+                    Pairs::All | Pairs::AllAndVector | Pairs::ClassLogits => {}
                     Pairs::Deepest | Pairs::VectorAndDeepest => {
                         drop(pairs.drain(..pairs.len() - 1));
                     }
@@ -193,7 +193,7 @@ impl Taps {
                         let who = format!("criterion {}", recipe.name());
                         pairs.insert(0, self.suggest_vector(&who)?);
                     }
-                    Pairs::All | Pairs::Middle | Pairs::Deepest => {}
+                    _ => {}
                 }
                 Ok((pairs, left))
             }
@@ -248,13 +248,18 @@ impl Taps {
         others.chain(&self.student_whole).chain(&self.student_logits)
     }
 
-    /// The pairs of a criterion of any tensors: outputs with outputs, by name, else by shape, else
-    /// by rank where one alone has it; without outputs the vectors before the classifiers, else the
-    /// deepest maps.
+    /// The pairs of a criterion of any tensors: the outputs that belong together. A teacher of
+    /// which no output is kept gives its last vector, or else its deepest map.
     fn suggest_tensors(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
-        let (pairs, left) = self.match_outputs();
+        let (mut pairs, left) = self.match_outputs();
+        if recipe.method.spec().pairs == Pairs::ClassLogits && pairs.iter().any(Pair::is_logits) {
+            pairs.retain(Pair::is_logits);
+        }
         if !pairs.is_empty() {
             return Ok((pairs, left));
+        }
+        if self.teacher_tensors().any(|tap| tap.output) {
+            return Err(self.nothing_in_common(recipe.name()));
         }
         match self.suggest_vector(recipe.name()) {
             Ok(pair) => Ok((vec![pair], Vec::new())),
@@ -272,16 +277,34 @@ impl Taps {
         self.match_outputs().0
     }
 
-    /// Pairs outputs with outputs, by name, else by shape, else by rank where one alone has it. The
-    /// second value names the unpaired ones.
+    /// The student's outputs: the class logits, and not what a softmax makes of them.
+    fn student_outputs(&self) -> Vec<&StudentTap> {
+        let logits = self.student_logits.as_ref();
+        let is_behind = |s: &StudentTap| {
+            logits.is_some_and(|l| !l.output && l.tensor != s.tensor && l.shape == s.shape)
+        };
+        let is_logits = |s: &StudentTap| logits.is_some_and(|l| l.tensor == s.tensor);
+        self.student_tensors().filter(|s| is_logits(s) || (s.output && !is_behind(s))).collect()
+    }
+
+    /// Pairs outputs with outputs: class logits with class logits, else by name, by shape, or by
+    /// rank where one alone has it. The second value names the unpaired ones.
     fn match_outputs(&self) -> (Vec<Pair>, Vec<String>) {
         let teachers: Vec<&TeacherTap> = self.teacher_tensors().filter(|t| t.output).collect();
-        let mut students: Vec<&StudentTap> = self.student_tensors().filter(|s| s.output).collect();
+        let mut students = self.student_outputs();
         let (mut pairs, mut left) = (Vec::new(), Vec::new());
-        let rules: [fn(&TeacherTap, &StudentTap) -> bool; 3] = [
-            |t, s| t.shape.len() == s.shape.len() && [&t.tensor, &t.alias].contains(&&s.tensor),
-            |t, s| t.shape == s.shape,
-            |t, s| t.shape.len() == s.shape.len(),
+        let of_teacher = |t: &TeacherTap| t.alias == LOGITS && t.stored.is_empty();
+        let of_student = |s: &StudentTap| {
+            self.student_logits.as_ref().is_some_and(|logits| logits.tensor == s.tensor)
+        };
+        let same_name = |t: &TeacherTap, s: &StudentTap| {
+            t.shape.len() == s.shape.len() && [&t.tensor, &t.alias].contains(&&s.tensor)
+        };
+        let rules: [&dyn Fn(&TeacherTap, &StudentTap) -> bool; 4] = [
+            &|t, s| of_teacher(t) && of_student(s) && t.shape == s.shape,
+            &same_name,
+            &|t, s| t.shape == s.shape,
+            &|t, s| t.shape.len() == s.shape.len() && !of_teacher(t) && !of_student(s),
         ];
         let mut open = teachers.clone();
         for fits in rules {
@@ -301,14 +324,14 @@ impl Taps {
         pairs.sort_by_key(|pair| teachers.iter().position(|t| t.alias == pair.teacher));
         left.extend(open.iter().map(|t| {
             format!(
-                "teacher's output {} {}: no such output of the student",
+                "teacher's output {} {}: no such output of the student alone",
                 t.alias,
                 size(&t.shape)
             )
         }));
         left.extend(students.iter().map(|s| {
             let shape = size(&s.shape);
-            format!("student's output {} {shape}: no such output in the cache", s.tensor)
+            format!("student's output {} {shape}: no such output in the cache alone", s.tensor)
         }));
         (pairs, left)
     }
@@ -318,7 +341,7 @@ impl Taps {
         let list = |names: Vec<String>| {
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         };
-        let outputs = self.student_tensors().filter(|s| s.output);
+        let outputs = self.student_outputs().into_iter();
         Error::input(format!(
             "criterion {who}: expected tensors that can be compared, found {} in the cache and the \
              student's outputs {}",
@@ -378,11 +401,16 @@ impl Taps {
         }
     }
 
-    /// The vectors before the classifiers; `who` requires them.
+    /// The embeddings that both give, else the vectors before the classifiers; `who` requires them.
     ///
     /// # Errors
     /// When either side has none.
     pub fn suggest_vector(&self, who: &str) -> Result<Pair> {
+        let outputs = self.match_outputs().0.into_iter();
+        let mut vectors = outputs.filter(|pair| pair.teacher_shape.len() == 1 && !pair.is_logits());
+        if let Some(pair) = vectors.next_back() {
+            return Ok(pair);
+        }
         let teacher = self.teacher_vectors.last().ok_or_else(|| {
             Error::input(format!(
                 "{who}: expected the teacher's vector before the classifier in the cache, found \
@@ -486,8 +514,18 @@ pub fn explicit(
     requests.iter().map(pair).collect()
 }
 
-/// Rejects a pair of tensors with different numbers of axes.
-fn check_ranks(who: &str, pair: &Pair) -> Result<()> {
+/// Rejects a pair of tensors with different numbers of axes, or of logits that a criterion does not
+/// take.
+fn check_ranks(recipe: &CriterionRecipe, pair: &Pair) -> Result<()> {
+    let (who, spec) = (recipe.name(), recipe.method.spec());
+    if spec.subject == Subject::Logits && !spec.dense && pair.teacher_shape.len() > 1 {
+        return Err(Error::input(format!(
+            "criterion {who}: expected logits [batch, classes], found {} {} of the teacher",
+            pair.teacher,
+            size(&pair.teacher_shape)
+        ))
+        .hint("kd compares logits at every position"));
+    }
     if pair.teacher_shape.len() == pair.student_shape.len() {
         return Ok(());
     }

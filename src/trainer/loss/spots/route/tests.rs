@@ -154,6 +154,7 @@ fn manifest() -> Manifest {
         role: Role::Map,
         stage: None,
         output: false,
+        made_by: None,
         map: None,
         batch_norm: None,
     };
