@@ -366,3 +366,35 @@ fn outputs_that_tie_are_asked_for() {
     let line = format!("{TRAIN} --criterion cosine:pair=embedding>vector");
     sandbox.run(&line).expect(0).says(&["student vector [24]"]);
 }
+
+#[test]
+fn one_dimensional_maps_are_maps_of_height_1() {
+    let sandbox = Sandbox::with_runtime();
+    for (file, seed) in [("teacher.onnx", 1), ("student.onnx", 2)] {
+        let mut random = Random(seed);
+        let mut graph = GraphProto {
+            input: vec![value("x", FLOAT, &["batch", "2", "16"])],
+            node: vec![
+                node("Conv", &["x", "a"], "wide", vec![ints("pads", &[1, 1])]),
+                node("Relu", &["wide"], "map", vec![]),
+                node("Conv", &["map", "b"], "frames", vec![]),
+            ],
+            output: vec![value("frames", FLOAT, &["batch", "6", "16"])],
+            ..GraphProto::default()
+        };
+        for (name, shape) in [("a", [4, 2, 3]), ("b", [6, 4, 1])] {
+            let count = shape.iter().product();
+            #[allow(clippy::cast_possible_truncation, reason = "float32 is what is meant")]
+            let values = (0..count).map(|_| (random.unit() - 0.5) as f32).collect();
+            constant(&mut graph, name, &shape, Values::F32(values));
+        }
+        write_graph(&sandbox.join(file), graph);
+    }
+    write_npz(&sandbox.join("x.npz"), &[("x", &noise(&[40, 2, 16], 3))]);
+    sandbox.succeeds(&format!("{EXTRACT} --tap frames --tap map"));
+    let line = format!("{TRAIN} --criterion mse --criterion at:pair=map>map");
+    sandbox.run(&line).expect(0).says(&[
+        "teacher frames [6, 1, 16] with student frames [6, 1, 16]",
+        "teacher map [4, 1, 16] with student map [4, 1, 16]",
+    ]);
+}

@@ -215,7 +215,11 @@ impl Objective {
             let students = term
                 .sites
                 .iter()
-                .map(|site| Ok(pass.value(site.student)?.to_device(&Device::Cpu)?))
+                .enumerate()
+                .map(|(at, site)| {
+                    let value = pass.value(site.student)?.to_device(&Device::Cpu)?;
+                    term.as_paired(at, value)
+                })
                 .collect::<Result<Vec<_>>>()?;
             let found = term.evaluate(
                 weight,
@@ -226,6 +230,7 @@ impl Objective {
                 chosen.as_ref(),
             )?;
             for (site, gradient) in term.sites.iter().zip(found.inputs) {
+                let gradient = gradient.reshape(pass.value(site.student)?.shape())?;
                 add(&mut seeds, site.student, gradient)?;
             }
             learnable.collect(index, found.weights, &mut value.learnable)?;

@@ -39,6 +39,17 @@ pub(super) struct TermLoss {
 }
 
 impl Term {
+    /// The student's tensor of a site in the shape in which its pair compares it.
+    pub(super) fn as_paired(&self, site: usize, value: Tensor) -> Result<Tensor> {
+        match self.pairs.get(site) {
+            Some(Pair { student_shape, .. }) if value.rank() != student_shape.len() + 1 => {
+                let batch = value.dim(0)?;
+                Ok(value.reshape([&[batch], student_shape.as_slice()].concat())?)
+            }
+            _ => Ok(value),
+        }
+    }
+
     /// Evaluates the term, with the gradients of `weight` times the loss. `students`: the values of
     /// the sites' tensors, on the host. With `chosen`, each site's criterion sees the samples that
     /// its spot selects, and is weighted by their share of the batch.

@@ -90,10 +90,19 @@ pub(super) fn teacher_taps(
     manifest.taps.iter().filter(|tap| roles.contains(&tap.role)).filter_map(tap).collect()
 }
 
-/// The maps `[N, C, H, W]` among a student's taps, in graph order.
+/// The maps `[N, C, H, W]` among a student's taps, in graph order; one-dimensional ones, `[N, C, T]`,
+/// as maps of height 1, as which a cache holds them.
 #[must_use]
 pub fn student_maps(taps: &[Tap]) -> Vec<StudentTap> {
-    student_taps(taps.iter().filter(|tap| tap.layout == Some(Layout::Nchw) && tap.shape.len() == 4))
+    let is_map = |tap: &&Tap| {
+        let is_flat = tap.shape.len() == 3 && tap.grid.is_some_and(|[height, _]| height == 1);
+        tap.layout == Some(Layout::Nchw) && (tap.shape.len() == 4 || is_flat)
+    };
+    let mut maps = student_taps(taps.iter().filter(is_map));
+    for map in maps.iter_mut().filter(|map| map.shape.len() == 2) {
+        map.shape.insert(1, 1);
+    }
+    maps
 }
 
 /// The vectors `[N, C]` among a student's taps, in graph order.
