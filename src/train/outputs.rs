@@ -123,12 +123,12 @@ pub(super) fn describe(
         3 => "map",
         _ => "values",
     };
+    let behind = behind_logits(student, classes);
     let mut all = BTreeMap::new();
-    for (at, output) in student.outputs().iter().enumerate() {
+    for output in student.outputs() {
         let what = match student.shape(output.tensor, inputs)? {
             _ if classes == Some(output.tensor) => metadata::CLASS_LOGITS,
-            // behind the class logits
-            _ if classes.is_some() && at == 0 => "probabilities",
+            _ if behind == Some(output.tensor) => "probabilities",
             Some(shape) if student.is_computed(output.tensor, inputs)? => {
                 form(shape.get(1..).unwrap_or_default())
             }
@@ -140,17 +140,23 @@ pub(super) fn describe(
     Ok(all)
 }
 
+/// The output that a softmax makes of the class logits, where those are no output.
+fn behind_logits(student: &Student, classes: Option<TensorId>) -> Option<TensorId> {
+    let classes = classes?;
+    let mut outputs = student.outputs().iter().map(|output| output.tensor);
+    if outputs.clone().any(|tensor| tensor == classes) { None } else { outputs.next() }
+}
+
 /// Reports the outputs that no criterion compares.
 fn tell_of_idle(student: &Student, objective: &Objective, of_classes: bool, host: &Host<'_>) {
     let is_compared = |tensor: TensorId| {
         objective.keep.contains(&tensor) || (of_classes && tensor == student.logits())
     };
-    // the softmax behind the logits
-    let first = student.outputs().first().map(|output| output.tensor).filter(|_| of_classes);
+    let behind = behind_logits(student, of_classes.then_some(student.logits()));
     let idle: Vec<&str> = student
         .outputs()
         .iter()
-        .filter(|output| !is_compared(output.tensor) && first != Some(output.tensor))
+        .filter(|output| !is_compared(output.tensor) && behind != Some(output.tensor))
         .map(|output| output.name.as_str())
         .collect();
     match idle.len() {
