@@ -11,7 +11,6 @@ use crate::hash::sha256;
 use crate::onnx;
 use crate::onnx::tap::Role;
 use crate::recipe::{CriterionRecipe, Teaching, Train};
-use crate::statistic::LOGITS;
 use crate::student::Student;
 use crate::trainer::activation;
 use crate::trainer::loss::Objective;
@@ -436,8 +435,7 @@ impl Material {
 
 /// How many classes a cache's logits tell.
 fn teacher_classes(manifest: &Manifest) -> Option<usize> {
-    let logits = manifest.view_arrays.iter().find(|spec| spec.path == LOGITS)?;
-    logits.row_shape.last().copied()
+    manifest.logits_row()?.last().copied()
 }
 
 /// The data set of the inputs that a cache does not store: from `--source`, else as the cache names
