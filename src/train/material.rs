@@ -242,6 +242,9 @@ impl Material {
                 .hint("name the teacher's cache: --cache DIR")
         })?;
         let taps = self.taps(cache, student)?;
+        if objective.teacher_logits || settled.teacher.is_some() {
+            taps.check_dense_logits("sakd")?;
+        }
         let vectors = taps.suggest_vector("sakd")?;
         let Some(file) = &settled.teacher else {
             return objective.with_spots(sakd, &vectors, student);

@@ -7,6 +7,7 @@ use half::f16;
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Manifest};
 use nst_cache::onnx::proto::GraphProto;
+use serde_json::Value;
 
 const CLASSES: usize = 12;
 
@@ -42,6 +43,8 @@ fn sandbox() -> Sandbox {
 
 const DENSE: &str = "extract teacher.onnx --data npz:x.npz -o dense --batch 8";
 const SPARSE: &str = "extract teacher.onnx --data npz:x.npz -o sparse --batch 8 --logits-keep";
+
+const TRAIN: &str = "train student.onnx --epochs 2 --batch 16 --device cpu --seed 7 --cache";
 
 /// The f16 that is the nearest of all.
 fn nearest(x: f64) -> f16 {
@@ -174,5 +177,40 @@ fn what_is_no_part_of_a_distribution_is_refused_in_one_line() {
     sandbox.succeeds(&format!("{SPARSE} topk:3"));
     for (keep, found) in [("topk:4", "expected topk:4, found topk:3"), ("all", "found topk:3")] {
         sandbox.refused(&format!("{SPARSE} {keep}"), &[found]);
+    }
+}
+
+/// The loss of each criterion in the last epoch.
+fn trained(sandbox: &Sandbox, cache: &str, criterion: &str) -> f64 {
+    let line = format!("{TRAIN} {cache} --criterion {criterion} -o {cache}-run");
+    sandbox.succeeds(&line);
+    let run = sandbox.join(&format!("{cache}-run"));
+    let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    std::fs::remove_dir_all(run).unwrap();
+    let mut lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let epoch = lines.rfind(|line| line["kind"] == "epoch").unwrap();
+    let name = criterion.split(':').next().unwrap();
+    epoch["parts"][name].as_f64().unwrap_or_else(|| panic!("{epoch}"))
+}
+
+#[test]
+fn a_student_trains_from_the_largest_logits_nearly_as_from_all() {
+    let sandbox = sandbox();
+    sandbox.succeeds(DENSE);
+    sandbox.succeeds(&format!("{SPARSE} topk:12"));
+    for criterion in ["kd", "lskd", "dkd", "dist"] {
+        let (dense, all) =
+            (trained(&sandbox, "dense", criterion), trained(&sandbox, "sparse", criterion));
+        assert!((dense - all).abs() < 0.01 * dense.abs(), "{criterion}: {dense} {all}");
+    }
+    std::fs::remove_dir_all(sandbox.join("sparse")).unwrap();
+    sandbox.succeeds(&format!("{SPARSE} topk:4"));
+    let bound = trained(&sandbox, "sparse", "kd:temperature=1");
+    let dense = trained(&sandbox, "dense", "kd:temperature=1");
+    assert!(bound > 0.0 && bound < dense, "{bound} {dense}");
+    sandbox.succeeds(&format!("{TRAIN} sparse --criterion kd:pair=logits>scores -o pair"));
+    let all = ["of all 12 classes, found the 4 largest", "--logits-keep all"];
+    for criterion in ["mse", "mse:pair=logits>scores", "kd-binary:pair=logits>scores"] {
+        sandbox.refused(&format!("{TRAIN} sparse --criterion {criterion} -o no"), &all);
     }
 }

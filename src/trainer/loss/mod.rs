@@ -20,7 +20,7 @@ use crate::cache::Manifest;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Sakd};
-use crate::statistic::{LOGITS, Statistic};
+use crate::statistic::Statistic;
 use crate::student::{Pass, Student, TensorId};
 use candle_core::{Device, Tensor};
 use site::{Compared, Site, Stored};
@@ -117,8 +117,7 @@ impl Objective {
 
     /// Requests the arrays of a pair's teacher from which a criterion is computed.
     fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Compared> {
-        // the class logits are no tap
-        if pair.teacher == LOGITS && pair.teacher_stored.is_empty() {
+        if pair.is_of_logits() {
             self.teacher_logits = true;
             return Ok(Compared::Logits);
         }

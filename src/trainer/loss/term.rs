@@ -154,6 +154,11 @@ impl Term {
     }
 }
 
+/// Sparse logits are refused before the first step.
+fn sparse() -> Error {
+    Error::internal("sakd: expected the logits of all classes, found sparse ones")
+}
+
 /// The teacher's whole tensor.
 fn whole<'a>(target: &Target<'a>) -> Result<&'a Tensor> {
     match target {
@@ -161,6 +166,7 @@ fn whole<'a>(target: &Target<'a>) -> Result<&'a Tensor> {
         Target::Statistics(_) => {
             Err(Error::internal("sakd: expected the teacher's features, found statistics of them"))
         }
+        Target::Sparse(_) => Err(sparse()),
     }
 }
 
@@ -178,6 +184,7 @@ fn gated(
             });
         }
         Target::Statistics(statistics) => statistics,
+        Target::Sparse(_) => return Err(sparse()),
     };
     let first = [gram, mean, attention].into_iter().flatten().next();
     let first =

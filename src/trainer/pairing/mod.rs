@@ -11,7 +11,7 @@ use crate::criterion::{Pairs, Subject, needs};
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
 use crate::recipe::{CriterionRecipe, PairRecipe};
-use crate::statistic::Statistic;
+use crate::statistic::{LOGITS, Statistic};
 use serde::{Deserialize, Serialize};
 use taps::{row_shape, student_logits, student_whole, teacher_logits, teacher_taps};
 
@@ -40,6 +40,11 @@ impl Pair {
             student: student.tensor.clone(),
             student_shape: student.shape.clone(),
         }
+    }
+
+    /// Whether the teacher's tensor is its class logits, which are no tap.
+    pub(super) fn is_of_logits(&self) -> bool {
+        self.teacher == LOGITS && self.teacher_stored.is_empty()
     }
 
     /// The statistics of the teacher's tap from which a criterion is computed: for a map, those
@@ -107,6 +112,8 @@ pub struct Taps {
     pub classes: [Option<usize>; 2],
     /// Whether the teacher's logits are for different classes from the labels.
     pub other_classes: bool,
+    /// How many classes the cache holds of the teacher's logits, if they are sparse.
+    pub sparse_logits: Option<usize>,
 }
 
 impl Taps {
@@ -129,6 +136,7 @@ impl Taps {
                 student_logits(student).and_then(|tap| tap.shape.last().copied()),
             ],
             other_classes: manifest.logits.is_some_and(|logits| logits.other_classes),
+            sparse_logits: manifest.logits.and_then(|logits| logits.top).map(|top| top.k),
         }
     }
 
@@ -146,6 +154,7 @@ impl Taps {
             let student = self.student_tensors().cloned().collect::<Vec<_>>();
             let pairs = explicit(&recipe.pairs, &teacher, &student)?;
             pairs.iter().try_for_each(|pair| check_ranks(recipe.name(), pair))?;
+            self.refuse_sparse_logits(recipe, &pairs)?;
             return Ok((pairs, Vec::new()));
         }
         self.refuse_whole(recipe)?;
@@ -167,7 +176,11 @@ impl Taps {
             Subject::Logits => self
                 .check_classes(&format!("criterion {}", recipe.name()))
                 .map(|()| (Vec::new(), Vec::new())),
-            Subject::Tensors => self.suggest_tensors(recipe),
+            Subject::Tensors => {
+                let (pairs, left) = self.suggest_tensors(recipe)?;
+                self.refuse_sparse_logits(recipe, &pairs)?;
+                Ok((pairs, left))
+            }
             Subject::Vectors => Ok((
                 vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?],
                 Vec::new(),
@@ -329,6 +342,33 @@ impl Taps {
                 size(&tap.shape)
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// Rejects a criterion of any tensors that would read sparse logits.
+    fn refuse_sparse_logits(&self, recipe: &CriterionRecipe, pairs: &[Pair]) -> Result<()> {
+        let reads = pairs.iter().any(Pair::is_of_logits);
+        if recipe.method.spec().subject == Subject::Tensors && reads {
+            return self.check_dense_logits(&format!("criterion {}", recipe.name()));
+        }
+        Ok(())
+    }
+
+    /// Checks that the cache has the logits of all classes, as `who` requires.
+    ///
+    /// # Errors
+    /// When they are sparse.
+    pub fn check_dense_logits(&self, who: &str) -> Result<()> {
+        match (self.sparse_logits, self.classes) {
+            (Some(k), [Some(classes), _]) => Err(Error::input(format!(
+                "{who}: expected the teacher's logits of all {classes} classes, found the {k} \
+                 largest in the cache"
+            ))
+            .hint(
+                "extract again with --logits-keep all and another -o; kd, lskd, dkd and dist \
+                 compare the largest",
+            )),
+            _ => Ok(()),
         }
     }
 
