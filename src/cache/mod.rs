@@ -28,7 +28,8 @@ mod tests;
 pub use export::{Export, Format, export};
 pub use extraction::seconds as extraction_seconds;
 pub use manifest::{
-    ArraySpec, Codec, DataRecord, Extent, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord,
+    ArraySpec, Codec, DataRecord, Extent, LogitsRecord, Manifest, Segment, TapRecord,
+    TeacherRecord, TopRecord,
 };
 pub use originals::Originals;
 pub use plan::CachePlan;

@@ -128,8 +128,7 @@ fn within(plan: &Manifest, found: &Manifest) -> Manifest {
         tap.map = tap.map.filter(|_| before.map.is_some());
     }
     within.view_arrays.truncate(found.view_arrays.len());
-    within.logits =
-        within.logits.filter(|_| within.view_arrays.iter().any(|spec| spec.path == "logits"));
+    within.logits = within.logits.filter(|_| within.logits_array().is_some());
     // not settings, and compared by value elsewhere
     within.row_sums.clone_from(&found.row_sums);
     within.extends = found.extends;

@@ -367,6 +367,21 @@ pub enum Target<'a> {
     Tensor(&'a Tensor),
     /// Statistics stored in place of the teacher's map.
     Statistics(Statistics<'a>),
+    /// The largest of the teacher's class logits.
+    Sparse(Sparse<'a>),
+}
+
+/// Sparse logits of the teacher.
+#[derive(Debug, Clone, Copy)]
+pub struct Sparse<'a> {
+    /// The natural log-probabilities of K classes at temperature 1, falling, `[batch, k]`.
+    pub value: &'a Tensor,
+    /// Their classes, i64 `[batch, k]`.
+    pub class: &'a Tensor,
+    /// The probability of all other classes together, `[batch]`.
+    pub rest: &'a Tensor,
+    /// How many classes there are.
+    pub classes: usize,
 }
 
 /// Statistics of the teacher's maps.
@@ -450,7 +465,7 @@ impl<'a> Comparison<'a> {
     pub fn stored_pair(&self) -> Result<(&'a Tensor, &'a Tensor)> {
         match self.target()? {
             Target::Tensor(teacher) => Ok((self.student()?, teacher)),
-            Target::Statistics(_) => Err(lacking("teacher's tensor")),
+            Target::Statistics(_) | Target::Sparse(_) => Err(lacking("teacher's tensor")),
         }
     }
 
@@ -471,7 +486,7 @@ impl<'a> Target<'a> {
         match self {
             Self::Tensor(tensor) if tensor.dtype() == like.dtype() => Ok(Cow::Borrowed(*tensor)),
             Self::Tensor(tensor) => Ok(Cow::Owned(tensor.to_dtype(like.dtype())?)),
-            Self::Statistics(_) => Err(lacking("teacher's tensor")),
+            Self::Statistics(_) | Self::Sparse(_) => Err(lacking("teacher's tensor")),
         }
     }
 }

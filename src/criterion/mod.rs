@@ -22,7 +22,7 @@ mod settings;
 
 pub use contract::{
     Comparison, Criterion, Layers, Memory, MixedLabels, Pairs, Pretraining, RunData, Samples,
-    Setup, Shapes, Side, Spec, Statistics, Subject, Target,
+    Setup, Shapes, Side, Sparse, Spec, Statistics, Subject, Target,
 };
 pub use math::evaluation::{Evaluation, Loss};
 pub use method::{Method, Running};

@@ -1,11 +1,12 @@
 //! The teacher's own top-1, from the logits in the cache.
 
-use crate::cache::{Cache, Decoder, ViewTable};
+use crate::array::Dtype;
+use crate::cache::{ArrayReader, Cache, Decoder, ViewTable};
 use crate::data::Augmentation;
 use crate::data::augment::Parameter;
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::statistic::LOGITS;
+use crate::statistic::{LOGITS, TopPart, top_classes};
 
 /// Rows decoded at a time.
 const BLOCK_ROWS: usize = 1024;
@@ -24,21 +25,32 @@ pub(super) struct Accuracy {
 /// # Errors
 /// When the cache cannot be read.
 pub(super) fn of_cache(cache: &Cache, classes: usize) -> Result<Accuracy> {
-    let logits = cache.array(LOGITS)?;
+    let is_sparse = cache.manifest().logits.is_some_and(|logits| logits.top.is_some());
+    let logits = cache.array(if is_sparse { TopPart::Class.path() } else { LOGITS })?;
     let labels = labels(cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
     let mut accuracy = Accuracy { correct: 0, labeled: 0, classes };
     for (block, labels) in labels.chunks(BLOCK_ROWS).enumerate() {
         logits.read(&mut decoder, 0, block * BLOCK_ROWS, labels.len(), &mut bytes)?;
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        for (row, &label) in values.chunks(classes).zip(labels) {
+        let rows = bytes.chunks(logits.spec().row_bytes().max(1));
+        for (row, &label) in rows.zip(labels) {
             if let Ok(label) = usize::try_from(label) {
                 accuracy.labeled += 1;
-                accuracy.correct += usize::from(argmax(row) == label);
+                accuracy.correct += usize::from(predicted(&logits, row) == label);
             }
         }
     }
     Ok(accuracy)
+}
+
+/// The class of the largest logit in a stored row, which is the first of sparse ones.
+fn predicted(logits: &ArrayReader<'_>, row: &[u8]) -> usize {
+    match logits.spec().dtype {
+        dtype @ (Dtype::U16 | Dtype::U32) => {
+            top_classes(row, dtype).first().copied().unwrap_or(usize::MAX)
+        }
+        _ => argmax(&bytemuck::pod_collect_to_vec::<_, f32>(row)),
+    }
 }
 
 /// The label of each row's larger share.

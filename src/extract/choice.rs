@@ -1,17 +1,17 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
-use super::output::{KeptMap, KeptTap, Output, OutputKind, Outputs, TapForm};
+use super::output::{KeptLogits, KeptMap, KeptTap, Output, OutputKind, Outputs, TapForm};
 use super::{resolve, ways};
 use crate::array::Array;
 use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::onnx::logits::{self, Conversion};
+use crate::onnx::logits::{self, Conversion, Logits};
 use crate::onnx::tap::{self, Role, Tap, TapChoice};
 use crate::onnx::{Model, Value};
-use crate::recipe::{Extract, Keep, LogitsChoice};
+use crate::recipe::{Extract, Keep, LogitsChoice, LogitsKeep};
 use crate::runtime::Probe;
-use crate::statistic::{LOGITS, Statistic};
+use crate::statistic::{Statistic, TopPart};
 
 /// The arrays that are kept, and the taps of which a form is still to be chosen: for those, the
 /// arrays of all forms are among the outputs.
@@ -44,11 +44,17 @@ pub(super) fn choose(
     existing: Option<&Manifest>,
     monitor: &dyn Monitor,
 ) -> Result<Choice> {
-    let is_asked = existing.is_none() || recipe.logits != LogitsChoice::Auto;
-    let logits =
-        if is_asked { choose_logits(recipe, model, probe, classes, monitor)? } else { None };
-    let kept = existing.and_then(|m| m.view_arrays.iter().find(|spec| spec.path == LOGITS));
-    let tensor = match &logits {
+    let keep = logits_keep(recipe, existing)?;
+    let is_asked = existing.is_none()
+        || recipe.logits != LogitsChoice::Auto
+        || (recipe.logits_keep.is_some() && existing.is_none_or(|m| m.logits_array().is_none()));
+    let logits = if is_asked {
+        choose_logits(recipe, keep, model, probe, classes, monitor)?
+    } else {
+        Vec::new()
+    };
+    let kept = existing.and_then(Manifest::logits_array);
+    let tensor = match logits.first() {
         Some(output) => Some(output.tensor.as_str()),
         None => kept.and_then(|spec| spec.tensor.as_deref()),
     };
@@ -89,10 +95,10 @@ pub(super) fn choose(
             unread.join(", ")
         ));
     }
-    if let Some(logits) = logits {
-        refuse_another(recipe, &outputs, &logits)?;
+    if let Some(first) = logits.first() {
+        refuse_another(recipe, &outputs, first)?;
         if outputs.iter().all(|there| there.tap().is_some()) {
-            outputs.push(logits);
+            outputs.extend(logits);
         }
     }
     if existing.is_none() && recipe.taps.is_empty() {
@@ -286,19 +292,46 @@ fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
     fitted
 }
 
+/// What is kept of the logits: as the recipe says, else as the cache has them.
+///
+/// # Errors
+/// When the cache has them in another form.
+fn logits_keep(recipe: &Extract, existing: Option<&Manifest>) -> Result<LogitsKeep> {
+    let there = existing.filter(|manifest| manifest.logits_array().is_some()).map(|manifest| {
+        let top = manifest.logits.and_then(|logits| logits.top);
+        top.map_or(LogitsKeep::All, |top| LogitsKeep::Top(top.k))
+    });
+    match (recipe.logits_keep, there) {
+        (Some(asked), Some(there)) if asked != there => Err(Error::input(format!(
+            "cache {}: made with another --logits-keep: expected {asked}, found {there}",
+            recipe.output.display()
+        ))
+        .hint("choose another folder with -o: a cache holds its logits in one form")),
+        (asked, there) => Ok(asked.or(there).unwrap_or_default()),
+    }
+}
+
+/// The arrays of the logits; none if there are no logits to keep.
 fn choose_logits(
     recipe: &Extract,
+    keep: LogitsKeep,
     model: &Model,
     probe: &Probe,
     classes: usize,
     monitor: &dyn Monitor,
-) -> Result<Option<Output>> {
+) -> Result<Vec<Output>> {
     let row = |tensor: &str| logits::row(&probe.shapes, tensor);
     let found = match &recipe.logits {
-        LogitsChoice::None => return Ok(None),
+        LogitsChoice::None if recipe.logits_keep.is_some() => {
+            return Err(Error::input(format!(
+                "--logits-keep {keep}: expected logits to keep, found --logits none"
+            )));
+        }
+        LogitsChoice::None => return Ok(Vec::new()),
         LogitsChoice::Tensor(name) => {
             resolve::row_shape(name, probe)?;
             logits::of_tensor(model, name)
+                .of_positions()
                 .choose(row)
                 .map_err(|reason| Error::input(format!("--logits {name}: {reason}")))?
         }
@@ -310,19 +343,62 @@ fn choose_logits(
             };
             match found {
                 Ok(found) => found,
+                Err(reason) if recipe.logits_keep.is_some() => {
+                    return Err(Error::input(format!(
+                        "--logits-keep {keep}: expected class logits, found none: {reason}"
+                    ))
+                    .hint("name them: --logits TENSOR"));
+                }
                 Err(reason) => {
                     monitor.note(&format!(
                         "{reason}: no class logits are kept (--logits TENSOR names them)"
                     ));
-                    return Ok(None);
+                    return Ok(Vec::new());
                 }
             }
         }
     };
+    if let LogitsKeep::Top(k) = keep {
+        refuse_no_distribution(model, &found, k)?;
+    }
     if let Some(note) = &found.note {
         monitor.note(&format!("logits: {note}"));
     }
-    Ok(Some(resolve::logits(&found.tensor, found.classes, found.conversion)))
+    let shape: Vec<usize> = found.positions.into_iter().chain([found.classes]).collect();
+    Ok(logits_arrays(&found.tensor, &shape, found.conversion, keep))
+}
+
+/// The one array of dense logits, or those of sparse ones.
+pub(super) fn logits_arrays(
+    tensor: &str,
+    shape: &[usize],
+    conversion: Option<Conversion>,
+    keep: LogitsKeep,
+) -> Vec<Output> {
+    let array = |top| resolve::logits(tensor, shape.to_vec(), KeptLogits { conversion, top });
+    match keep {
+        LogitsKeep::All => vec![array(None)],
+        LogitsKeep::Top(k) => TopPart::ALL.map(|part| array(Some((part, k)))).to_vec(),
+    }
+}
+
+/// Refuses the K largest of what is no distribution over at least K classes.
+fn refuse_no_distribution(model: &Model, found: &Logits, k: usize) -> Result<()> {
+    let Logits { tensor, classes, .. } = found;
+    if k > *classes {
+        return Err(Error::input(format!(
+            "--logits-keep topk:{k}: expected at most {classes}, the classes of `{tensor}`, found \
+             {k}"
+        )));
+    }
+    if found.conversion == Some(Conversion::Sigmoid) || logits::are_independent(model, tensor) {
+        return Err(Error::input(format!(
+            "--logits-keep topk:{k}: expected a distribution over classes, found independent \
+             sigmoids in `{tensor}`"
+        ))
+        .hint("--logits-keep all keeps the logits of all classes"));
+    }
+    Ok(())
 }
 
 /// Converts logits where each of the first rows holds probabilities although nothing in the graph
@@ -337,15 +413,16 @@ pub(super) fn convert_probabilities(
     rows: usize,
     monitor: &dyn Monitor,
 ) -> Result<Outputs> {
-    let unconverted = |o: &&Output| o.kind == OutputKind::Logits { conversion: None };
+    let unconverted =
+        |o: &&Output| o.kept_logits().is_some_and(|logits| logits.conversion.is_none());
     let Some(found) = outputs.all.iter().find(unconverted) else { return Ok(outputs) };
-    let classes = found.shape.iter().product::<usize>();
+    let classes = found.shape.last().copied().unwrap_or(0);
+    let count = rows * found.shape.iter().product::<usize>();
     let values = outputs.values(found, values)?.to_f32();
-    if !logits::are_probabilities(values.get(..rows * classes).unwrap_or_default(), classes) {
+    if !logits::are_probabilities(values.get(..count).unwrap_or_default(), classes) {
         return Ok(outputs);
     }
-    let path = found.path();
-    if existing.is_some_and(|manifest| manifest.view_arrays.iter().any(|spec| spec.path == path)) {
+    if existing.is_some_and(|manifest| manifest.logits_array().is_some()) {
         monitor.warn(
             "the cache's logits are probabilities: extract into another folder (-o), where they \
              are converted",
@@ -353,9 +430,13 @@ pub(super) fn convert_probabilities(
         return Ok(outputs);
     }
     monitor.note(&format!("logits: {}", Conversion::Probabilities.describe(&found.tensor)));
-    let converted = resolve::logits(&found.tensor, classes, Some(Conversion::Probabilities));
-    let convert = |o: Output| if o.tap().is_none() { converted.clone() } else { o };
-    Ok(Outputs::new(outputs.all.into_iter().map(convert).collect()))
+    let mut all = outputs.all;
+    for output in &mut all {
+        if let OutputKind::Logits(logits) = &mut output.kind {
+            logits.conversion = Some(Conversion::Probabilities);
+        }
+    }
+    Ok(Outputs::new(all))
 }
 
 fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {

@@ -1,6 +1,6 @@
 //! From the values of one of the teacher's tensors to stored bytes.
 
-use super::output::{KeptMap, Output, OutputKind};
+use super::output::{KeptMap, Output};
 use crate::array::{Array, Dtype, Layout, Values};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -58,7 +58,11 @@ impl Output {
         rows: usize,
         monitor: &dyn Monitor,
     ) -> Result<Dtype> {
-        let Some(alias) = self.alias() else { return Ok(Dtype::F32) };
+        let Some(alias) = self.alias() else {
+            let top = self.kept_logits().and_then(|logits| logits.top);
+            let classes = self.shape.last().copied().unwrap_or(0);
+            return Ok(top.map_or(Dtype::F32, |(part, _)| part.dtype(classes)));
+        };
         if let Some(dtype) = self.statistic().dtype() {
             return Ok(dtype);
         }
@@ -161,10 +165,10 @@ impl Output {
             return whole(bytes_of(values));
         }
         let pooled = self.pooled(&rows)?;
-        let floats = pooled.as_f32().unwrap_or_default();
-        if let OutputKind::Logits { conversion: Some(conversion) } = self.kind {
-            let mut floats = floats.to_vec();
-            conversion.apply(&mut floats, values.dtype()).map_err(|index| {
+        let mut floats = Cow::Borrowed(pooled.as_f32().unwrap_or_default());
+        let logits = self.kept_logits();
+        if let Some(conversion) = logits.and_then(|logits| logits.conversion) {
+            conversion.apply(floats.to_mut(), values.dtype()).map_err(|index| {
                 let value = floats.get(index).copied().unwrap_or(f32::NAN);
                 Error::input(format!(
                     "{}: expected a probability, found {value}",
@@ -172,8 +176,19 @@ impl Output {
                 ))
                 .hint("name the tensor that holds the logits: --logits TENSOR")
             })?;
-            return whole(bytemuck::cast_slice(&floats).to_vec());
         }
+        if let Some((part, k)) = logits.and_then(|logits| logits.top) {
+            let classes = self.shape.last().copied().unwrap_or(0);
+            let stored = part.compute(&floats, classes, k).map_err(|(row, value)| {
+                Error::input(format!(
+                    "{}: log-probability {value} is beyond the range of f16 (±{F16_MAX})",
+                    place("", row * classes, floats.len())
+                ))
+                .hint("--logits-keep all, with another -o, stores the logits as f32")
+            })?;
+            return whole(bytes_of(stored));
+        }
+        let floats = floats.as_ref();
         match dtype {
             Dtype::F16 => {
                 if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
@@ -217,7 +232,7 @@ impl Output {
             array = Cow::Owned(fold(array.into_owned(), layout, grid)?);
         }
         // logits of a convolution have spatial axes of size one
-        if matches!(self.kind, OutputKind::Logits { .. })
+        if self.tap().is_none()
             && array.len() == rows * self.shape.iter().product::<usize>()
             && array.shape().len() > 2
         {

@@ -3,13 +3,13 @@
 
 use super::encode::Encoded;
 use super::estimate::Estimate;
-use super::output::{KeptMap, Output, OutputKind, Outputs, TapForm};
+use super::output::{KeptMap, Output, Outputs, TapForm};
 use super::prepare::Prepared;
 use super::reader::{RowBatch, RowReader};
 use crate::array::{Array, Dtype};
 use crate::cache::{
     self, ArraySpec, CachePlan, Codec, DataRecord, LogitsRecord, Manifest, TapRecord,
-    TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
+    TeacherRecord, TopRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::data::{Fingerprint, hashed_names};
 use crate::error::Result;
@@ -234,8 +234,11 @@ fn from_data(reader: &RowReader) -> Vec<ArraySpec> {
 
 /// What a reader must know of the logits.
 fn logits_record(outputs: &Outputs, other_classes: bool) -> Option<LogitsRecord> {
-    let OutputKind::Logits { conversion: made_of } = outputs.logits()?.kind else { return None };
-    let record = LogitsRecord { made_of, other_classes };
+    let logits = outputs.logits()?;
+    let kept = logits.kept_logits()?;
+    let classes = logits.shape.last().copied().unwrap_or(0);
+    let top = kept.top.map(|(_, k)| TopRecord { k, classes });
+    let record = LogitsRecord { made_of: kept.conversion, other_classes, top };
     (record != LogitsRecord::default()).then_some(record)
 }
 

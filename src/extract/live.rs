@@ -2,6 +2,7 @@
 //! and compared.
 
 use super::feed::{self, Fed, Input};
+use super::output::{KeptLogits, Output, OutputKind};
 use super::{independence, inputs, resolve, soundness};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
@@ -11,7 +12,7 @@ use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::tap;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
-use crate::statistic::LOGITS;
+use crate::statistic::{TopPart, masses, top_classes};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
@@ -38,7 +39,7 @@ pub struct Live {
 /// One array that was computed again.
 #[derive(Debug, Clone, Serialize)]
 pub struct LiveArray {
-    /// Its path in the cache.
+    /// Its path in the cache; `logits` for those of sparse logits together.
     pub path: String,
     /// The largest difference of two values.
     pub max_difference: f64,
@@ -116,8 +117,12 @@ pub fn compare(
             model.sha256()
         )));
     }
-    let kept: Vec<&ArraySpec> =
-        manifest.view_arrays.iter().filter(|spec| resolve::is_output(spec)).collect();
+    // sparse logits are compared where their values are met
+    let is_compared = |spec: &&ArraySpec| {
+        resolve::is_output(spec)
+            && !matches!(TopPart::of_path(&spec.path), Some(TopPart::Class | TopPart::Rest))
+    };
+    let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(is_compared).collect();
     let inputs = teacher_inputs(&model, manifest);
     let how = Fed {
         inputs: &inputs,
@@ -125,12 +130,11 @@ pub fn compare(
         constants: &manifest.teacher.constants,
     };
     let probe = runtime::probe(runtime, &model, &inputs::feeds(how.inputs, how.constants))?;
-    let logits = kept.iter().find(|spec| spec.path == LOGITS);
-    let logits = logits.and_then(|spec| spec.tensor.as_deref());
+    let logits = manifest.logits_array().and_then(|spec| spec.tensor.as_deref());
     let candidates = tap::candidates(&model, &probe.shapes, logits);
     let outputs = kept
         .iter()
-        .map(|spec| resolve::recorded(spec, manifest, &probe, &candidates))
+        .map(|spec| Ok(with_all_classes(resolve::recorded(spec, manifest, &probe, &candidates)?)))
         .collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
     let originals =
@@ -143,7 +147,7 @@ pub fn compare(
 
     let mut live = Live {
         rows: 0,
-        arrays: kept.iter().map(|spec| LiveArray::new(&spec.path)).collect(),
+        arrays: outputs.iter().map(|output| LiveArray::new(&output.path())).collect(),
         bound: COSINE,
     };
     for (view, rows) in sample(manifest) {
@@ -218,13 +222,48 @@ pub fn compare(
             let dtype = if spec.dtype == Dtype::U8 { Dtype::U8 } else { Dtype::F32 };
             let bytes = output
                 .encode(&values, dtype, rows.len(), |row| format!("row {}", rows.start + row))?;
-            let (computed, stored) =
-                (floats(dtype, &bytes)?, floats(spec.dtype, &read(&spec.path)?)?);
+            let computed = floats(dtype, &bytes)?;
+            let (computed, stored) = if output.path() == spec.path {
+                (computed, floats(spec.dtype, &read(&spec.path)?)?)
+            } else {
+                sparse(&computed, manifest, read)?
+            };
             array.compare(&computed, &stored, stored.len() / rows.len().max(1));
         }
         live.rows += rows.len();
     }
     Ok(live)
+}
+
+/// Sparse logits as those of all classes.
+fn with_all_classes(mut output: Output) -> Output {
+    if let OutputKind::Logits(KeptLogits { top, .. }) = &mut output.kind {
+        *top = None;
+    }
+    output
+}
+
+/// The probabilities of the recorded classes, and of the others together, as computed and as
+/// stored. Those do not depend on which of two nearly equal classes is kept.
+fn sparse(
+    logits: &[f32],
+    manifest: &Manifest,
+    read: impl Fn(&str) -> Result<Vec<u8>>,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let top = manifest.logits.and_then(|logits| logits.top);
+    let top = top.ok_or_else(|| Error::internal("live: sparse logits without a record"))?;
+    let part = |part: TopPart| Ok::<_, Error>((part.dtype(top.classes), read(part.path())?));
+    let ((dtype, value), (index, class), (_, rest)) =
+        (part(TopPart::Value)?, part(TopPart::Class)?, part(TopPart::Rest)?);
+    let (value, rest) = (floats(dtype, &value)?, floats(Dtype::F32, &rest)?);
+    let class = top_classes(&class, index);
+    let rows = logits.chunks(top.classes).zip(class.chunks(top.k));
+    let computed = rows.flat_map(|(logits, class)| masses(logits, class)).collect();
+    let stored = value.chunks(top.k).zip(rest);
+    let stored = stored
+        .flat_map(|(value, rest)| value.iter().map(|v| v.exp()).chain([rest]).collect::<Vec<_>>())
+        .collect();
+    Ok((computed, stored))
 }
 
 /// Views and rows of batches that are computed again, in random order.

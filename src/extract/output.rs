@@ -5,7 +5,7 @@ use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
-use crate::statistic::{LOGITS, MapShape, Statistic};
+use crate::statistic::{LOGITS, MapShape, Statistic, TopPart};
 
 /// An array of the cache and the tensor of the teacher that it is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,11 +21,17 @@ pub(super) struct Output {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum OutputKind {
-    /// The logits, and how they are computed where no tensor of the teacher holds them.
-    Logits {
-        conversion: Option<Conversion>,
-    },
+    Logits(KeptLogits),
     Tap(KeptTap),
+}
+
+/// The logits, or one array of them where they are sparse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeptLogits {
+    /// How they are computed where no tensor of the teacher holds them.
+    pub(super) conversion: Option<Conversion>,
+    /// Of sparse logits the part, and how many classes are kept.
+    pub(super) top: Option<(TopPart, usize)>,
 }
 
 /// A tap by its name in the cache.
@@ -77,7 +83,11 @@ pub(super) struct KeptMap {
 impl Output {
     /// The path of its array.
     pub(super) fn path(&self) -> String {
-        self.alias().map_or_else(|| LOGITS.to_owned(), |alias| self.statistic().path(alias))
+        match &self.kind {
+            OutputKind::Logits(KeptLogits { top: Some((part, _)), .. }) => part.path().to_owned(),
+            OutputKind::Logits(_) => LOGITS.to_owned(),
+            OutputKind::Tap(tap) => self.statistic().path(&tap.alias),
+        }
     }
 
     /// The tap's name in the cache; `None` for the logits.
@@ -87,8 +97,15 @@ impl Output {
 
     pub(super) fn tap(&self) -> Option<&KeptTap> {
         match &self.kind {
-            OutputKind::Logits { .. } => None,
+            OutputKind::Logits(_) => None,
             OutputKind::Tap(tap) => Some(tap),
+        }
+    }
+
+    pub(super) fn kept_logits(&self) -> Option<&KeptLogits> {
+        match &self.kind {
+            OutputKind::Logits(logits) => Some(logits),
+            OutputKind::Tap(_) => None,
         }
     }
 
@@ -162,6 +179,15 @@ impl Output {
     /// # Errors
     /// When the statistic's size is beyond computing.
     pub(super) fn row(&self) -> Result<(Vec<usize>, Vec<String>)> {
+        if let Some((part, k)) = self.kept_logits().and_then(|logits| logits.top) {
+            let (mut shape, mut axes) = (self.shape.clone(), self.axes.clone());
+            (shape.pop(), axes.pop());
+            if part.has_top_axis() {
+                shape.push(k);
+                axes.push("top".to_owned());
+            }
+            return Ok((shape, axes));
+        }
         if self.statistic() == Statistic::Features {
             return Ok((self.shape.clone(), self.axes.clone()));
         }
@@ -229,9 +255,12 @@ impl Outputs {
         self.all.iter().find(|output| output.tap().is_none())
     }
 
-    /// How many classes the logits have.
+    /// How many classes a sample's logits tell apart; `None` where each position has logits.
     pub(super) fn classes(&self) -> Option<usize> {
-        self.logits().and_then(|logits| logits.shape.first().copied())
+        match *self.logits()?.shape.as_slice() {
+            [classes] => Some(classes),
+            _ => None,
+        }
     }
 }
 
@@ -247,7 +276,8 @@ mod tests {
             |kind| Output { tensor: "t".into(), shape: vec![3], axes: vec!["c".into()], kind };
         let tap =
             KeptTap { alias: "conv".into(), stage: None, output: false, form: TapForm::Vector };
-        let kinds = [OutputKind::Tap(tap), OutputKind::Logits { conversion: None }];
+        let logits = KeptLogits { conversion: None, top: None };
+        let kinds = [OutputKind::Tap(tap), OutputKind::Logits(logits)];
         let outputs = Outputs::new(kinds.map(output).to_vec());
         assert_eq!(outputs.tensors, ["t"]);
         let manifest = testing::manifest(8, 1, Codec::Raw);

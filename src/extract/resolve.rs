@@ -1,17 +1,21 @@
 //! From a tap, or an array of a cache, to the output that is read from the teacher.
 
-use super::output::{KeptMap, KeptTap, Output, OutputKind, TapForm, height_axis};
+use super::output::{KeptLogits, KeptMap, KeptTap, Output, OutputKind, TapForm, height_axis};
 use crate::array::Layout;
 use crate::cache::{ArraySpec, Manifest};
 use crate::error::{Error, Result};
-use crate::onnx::logits::Conversion;
 use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
 use crate::runtime::Probe;
-use crate::statistic::{LOGITS, Statistic};
+use crate::statistic::{LOGITS, Statistic, TopPart};
 
 /// Whether an array of a cache holds values of the teacher.
 pub(super) fn is_output(spec: &ArraySpec) -> bool {
-    spec.path == LOGITS || spec.path.starts_with("taps/")
+    is_logits(spec) || spec.path.starts_with("taps/")
+}
+
+/// Whether an array of a cache holds the logits, or a part of them.
+pub(super) fn is_logits(spec: &ArraySpec) -> bool {
+    spec.path == LOGITS || TopPart::of_path(&spec.path).is_some()
 }
 
 /// How an array of a cache is computed from its tensor.
@@ -31,9 +35,13 @@ pub(super) fn recorded(
         ))
     };
     let tensor = spec.tensor.clone().ok_or_else(unknown)?;
-    if spec.path == LOGITS {
-        let classes = row_shape(&tensor, probe)?.iter().product();
-        return Ok(logits(&tensor, classes, manifest.logits.and_then(|logits| logits.made_of)));
+    if is_logits(spec) {
+        row_shape(&tensor, probe)?;
+        let record = manifest.logits.unwrap_or_default();
+        let part = TopPart::of_path(&spec.path);
+        let top = part.zip(record.top.map(|top| top.k));
+        let shape = manifest.logits_row().ok_or_else(unknown)?;
+        return Ok(logits(&tensor, shape, KeptLogits { conversion: record.made_of, top }));
     }
     let (alias, statistic) = Statistic::of_path(&spec.path).ok_or_else(unknown)?;
     let map = manifest.map(alias);
@@ -47,13 +55,14 @@ pub(super) fn recorded(
     if output.statistic() == statistic { Ok(output) } else { Err(unknown()) }
 }
 
-/// The array of the logits, `[batch, classes]`.
-pub(super) fn logits(tensor: &str, classes: usize, conversion: Option<Conversion>) -> Output {
+/// An array of the logits; a row of them is `[classes]` or `[positions, classes]`.
+pub(super) fn logits(tensor: &str, shape: Vec<usize>, kept: KeptLogits) -> Output {
+    let axes = if shape.len() == 1 { &["class"][..] } else { &["t", "class"] };
     Output {
         tensor: tensor.to_owned(),
-        shape: vec![classes],
-        axes: vec!["class".to_owned()],
-        kind: OutputKind::Logits { conversion },
+        shape,
+        axes: axes.iter().map(|&axis| axis.to_owned()).collect(),
+        kind: OutputKind::Logits(kept),
     }
 }
 

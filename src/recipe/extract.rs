@@ -1,6 +1,6 @@
 //! The recipe of one extraction.
 
-use super::{CriterionRecipe, Keep, LogitsChoice};
+use super::{CriterionRecipe, Keep, LogitsChoice, LogitsKeep};
 use crate::data::{Augmentation, DataSpec, PreprocessOptions, ViewCount};
 use crate::onnx::Feeding;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ pub struct Extract {
     pub taps: Vec<String>,
     /// The class logits.
     pub logits: LogitsChoice,
+    /// What is kept of the class logits; `None` for what the cache has of them, else all.
+    pub logits_keep: Option<LogitsKeep>,
     /// The forms of each map to store.
     pub keep: Keep,
     /// The criteria that will be computed from the cache, if known: [`Keep::Auto`] keeps what they
@@ -114,6 +116,7 @@ impl Extract {
             split: "train".to_owned(),
             taps: Vec::new(),
             logits: LogitsChoice::Auto,
+            logits_keep: None,
             keep: Keep::Auto,
             criteria: Vec::new(),
             sizes: Vec::new(),

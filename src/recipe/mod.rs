@@ -19,7 +19,7 @@ pub use criterion::{Course, CriterionRecipe, PairRecipe};
 pub use evaluate::{Evaluate, Knn, OutputKind, OutputPair, OutputReading};
 pub use extract::{Compress, Extract, Inputs, Store};
 pub use keep::Keep;
-pub use logits::LogitsChoice;
+pub use logits::{LogitsChoice, LogitsKeep};
 pub use optimizer::{Optimization, OptimizerRecipe, ParameterGroup};
 pub use sakd::{Gates, Sakd, SakdMode};
 pub use sweep::{Sweep, SweepMethod};

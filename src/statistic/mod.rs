@@ -12,6 +12,7 @@ mod pool;
 mod sign;
 #[cfg(test)]
 mod tests;
+mod top;
 mod vector;
 
 pub use features::{F16_MAX, Loss, f16_loss, finite_range, to_f16};
@@ -19,6 +20,7 @@ pub use form::{LOGITS, MapShape, Statistic};
 pub use gram::unpack;
 pub use planes::Maps;
 pub use pool::{adaptive_average_pool, pooling_weights};
+pub use top::{TopPart, masses, top_classes};
 
 use crate::array::Values;
 use crate::error::{Error, Result};

@@ -11,7 +11,7 @@ use crate::hash::sha256;
 use crate::onnx;
 use crate::onnx::tap::Role;
 use crate::recipe::{CriterionRecipe, Teaching, Train};
-use crate::statistic::{LOGITS, Statistic};
+use crate::statistic::Statistic;
 use crate::student::{Student, TensorId};
 use crate::trainer::activation;
 use crate::trainer::loss::Objective;
@@ -323,6 +323,9 @@ impl Material {
                 .hint("name the teacher's cache: --cache DIR")
         })?;
         let taps = self.taps(cache, student)?;
+        if objective.teacher_logits || settled.teacher.is_some() {
+            taps.check_dense_logits("sakd")?;
+        }
         let vectors = taps.suggest_vector("sakd")?;
         let Some(file) = &settled.teacher else {
             return objective.with_spots(sakd, &vectors, student);
@@ -462,6 +465,10 @@ impl Material {
                 let taps = self.taps(cache, student)?;
                 let (mut outputs, mut paths) = (Vec::new(), Vec::new());
                 for pair in taps.outputs() {
+                    if pair.is_logits() && taps.sparse_logits.is_some() {
+                        host.monitor.note("test: the teacher's sparse logits are not compared");
+                        continue;
+                    }
                     let tensor = student.tensor(&pair.student);
                     let Some(tensor) = tensor.filter(|_| pair.teacher_shape == pair.student_shape)
                     else {
@@ -617,8 +624,7 @@ fn with_originals<'a>(
 
 /// How many classes a cache's logits tell.
 fn teacher_classes(manifest: &Manifest) -> Option<usize> {
-    let logits = manifest.view_arrays.iter().find(|spec| spec.path == LOGITS)?;
-    logits.row_shape.last().copied()
+    manifest.logits_row()?.last().copied()
 }
 
 /// The data set of the inputs that a cache does not store: from `source`, else as the cache names

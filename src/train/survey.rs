@@ -96,11 +96,7 @@ pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
         steps,
         teacher: manifest.teacher.clone(),
         extraction_seconds: cache.extraction_seconds(),
-        logits: manifest
-            .view_arrays
-            .iter()
-            .find(|a| a.path == "logits")
-            .and_then(|a| a.tensor.clone()),
+        logits: manifest.logits_array().and_then(|a| a.tensor.clone()),
         classes: Some(manifest.data.classes.clone())
             .filter(|_| !manifest.logits.is_some_and(|logits| logits.other_classes)),
         preprocess: manifest.data.preprocess.clone(),

@@ -3,7 +3,7 @@
 use super::loader::{Steps, stream};
 use super::metrics::{Evaluation, OutputScore, percent};
 use super::pairing::Pair;
-use super::source::{Batch, Source};
+use super::source::{Batch, Source, TeacherLogits};
 use super::step::count_correct;
 use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
@@ -126,9 +126,10 @@ impl ComparedOutput {
     }
 
     fn teacher<'b>(&self, batch: &'b Batch) -> Result<&'b Tensor> {
-        let found = match self.tap {
-            Some(tap) => batch.taps.get(tap),
-            None => batch.logits.as_ref(),
+        let found = match (self.tap, &batch.logits) {
+            (Some(tap), _) => batch.taps.get(tap),
+            (None, Some(TeacherLogits::Dense(logits))) => Some(logits),
+            (None, _) => None,
         };
         found.ok_or_else(|| Error::internal("test: the batch lacks a teacher's output"))
     }

@@ -24,6 +24,7 @@ mod operators_onnx;
 mod presets;
 mod recipes;
 mod snapshots;
+mod sparse_logits;
 mod statistics;
 mod student_export;
 mod support;

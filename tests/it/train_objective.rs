@@ -12,7 +12,7 @@ use nst_cache::student::{ImportOptions, Mode, Student, preset};
 use nst_cache::trainer::loss::{Learnable, Objective};
 use nst_cache::trainer::pairing::Pair;
 use nst_cache::trainer::schedule::Clock;
-use nst_cache::trainer::source::{Batch, DataSource, Source};
+use nst_cache::trainer::source::{Batch, DataSource, Source, TeacherLogits};
 
 /// Numbers in −1…1 that are the same everywhere.
 fn noise(shape: &[usize], seed: u32) -> Tensor {
@@ -62,7 +62,7 @@ fn ce_kd_and_nst_together_match_central_differences() {
         labels: vec![0, 4, 2],
         mixed: None,
         inputs: vec![noise(&[3, 3, 16, 16], 1)],
-        logits: Some((noise(&[3, 5], 2) * 3.0).unwrap()),
+        logits: Some(TeacherLogits::Dense((noise(&[3, 5], 2) * 3.0).unwrap())),
         taps: vec![noise(&[3, 6, 16, 16], 3), noise(&[3, 7, 8, 8], 4), noise(&[3, 9, 8, 8], 5)],
     };
     let clock = Clock { step: 0, steps_per_epoch: 1, total_steps: 1 };

@@ -11,7 +11,7 @@ use crate::onnx::BatchNorm;
 use crate::onnx::feed::Constant;
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
-use crate::statistic::{MapShape, Statistic};
+use crate::statistic::{LOGITS, MapShape, Statistic, TopPart};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -41,7 +41,7 @@ pub enum Codec {
 #[serde(deny_unknown_fields)]
 pub struct ArraySpec {
     /// Path in the group: `input`, `inputs/<name>`, a view parameter (`crop`, `flip` …),
-    /// `logits`, `taps/<alias>/<statistic>`, `label`, `sample_id`.
+    /// `logits`, `logits/<part>`, `taps/<alias>/<statistic>`, `label`, `sample_id`.
     pub path: String,
     /// Element type as stored.
     pub dtype: Dtype,
@@ -152,6 +152,20 @@ pub struct LogitsRecord {
     /// Whether their classes differ from those of the labels.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub other_classes: bool,
+    /// How many classes are kept, if they are sparse: the arrays are `logits/value`,
+    /// `logits/class` and `logits/rest` instead of `logits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<TopRecord>,
+}
+
+/// The size of sparse logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopRecord {
+    /// How many classes are kept.
+    pub k: usize,
+    /// Of how many.
+    pub classes: usize,
 }
 
 /// A published segment: `segment_rows` rows of one view, in a prefix of the view arrays. The prefix
@@ -252,7 +266,7 @@ impl Manifest {
     /// Adds digests of the row arrays; every cache that this program writes has this version or a
     /// later one.
     pub const FORMAT_SUMS: u32 = 6;
-    /// Adds outputs that are no class logits, of any shape.
+    /// Adds outputs that are no class logits, of any shape; sparse logits, and logits at positions.
     pub const FORMAT_OUTPUTS: u32 = 7;
     /// The latest version that this program reads.
     pub const FORMAT_LAST: u32 = Self::FORMAT_OUTPUTS;
@@ -269,7 +283,9 @@ impl Manifest {
         let needs_feeding = |spec: &ArraySpec| spec.batch_axis.is_some() || !is_basic(spec.dtype);
         let images = self.data.preprocess.as_ref();
         let images_need_feeding = images.is_some_and(|p| !is_basic(p.dtype) || p.exif_orientation);
-        if self.taps.iter().any(|tap| tap.output || tap.role == Role::Values) {
+        let new_logits = self.logits.is_some_and(|logits| logits.top.is_some())
+            || self.logits_row().is_some_and(|row| row.len() > 1);
+        if new_logits || self.taps.iter().any(|tap| tap.output || tap.role == Role::Values) {
             Self::FORMAT_OUTPUTS
         } else if !self.row_sums.is_empty() || self.extends.is_some() {
             Self::FORMAT_SUMS
@@ -287,6 +303,24 @@ impl Manifest {
         } else {
             Self::FORMAT
         }
+    }
+
+    /// The array of the logits, or the first of them where they are sparse.
+    #[must_use]
+    pub fn logits_array(&self) -> Option<&ArraySpec> {
+        let is_logits = |spec: &&ArraySpec| [LOGITS, TopPart::Value.path()].contains(&&*spec.path);
+        self.view_arrays.iter().find(is_logits)
+    }
+
+    /// The shape of a sample's logits if all classes were stored: `[classes]`, or
+    /// `[positions, classes]`.
+    #[must_use]
+    pub fn logits_row(&self) -> Option<Vec<usize>> {
+        let mut row = self.logits_array()?.row_shape.clone();
+        if let (Some(top), Some(last)) = (self.logits.and_then(|l| l.top), row.last_mut()) {
+            *last = top.classes;
+        }
+        Some(row)
     }
 
     /// The tap with this alias.
@@ -365,8 +399,7 @@ impl Manifest {
             };
             tap.map = tap.map.filter(|_| stored.clone().any(is_other_statistic));
         }
-        part.logits =
-            part.logits.filter(|_| part.view_arrays.iter().any(|spec| spec.path == "logits"));
+        part.logits = part.logits.filter(|_| part.logits_array().is_some());
         part.format = part.lowest_format();
         Some(part)
     }
@@ -499,12 +532,13 @@ impl Manifest {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
         if let Some(logits) = self.logits
-            && (logits == LogitsRecord::default() || !has_path(&self.view_arrays, "logits"))
+            && (logits == LogitsRecord::default() || self.logits_array().is_none())
         {
             return Err("logits: expected a record of what is in the array `logits`, found none \
                         or no such array"
                 .to_owned());
         }
+        self.validate_sparse_logits()?;
         if !matches!(self.row_sums.len(), 0 | 2) {
             return Err(format!(
                 "row_sums: expected one per row array, found {}",
@@ -519,6 +553,39 @@ impl Manifest {
         self.validate_augment()?;
         self.validate_statistics()?;
         self.validate_segments()
+    }
+
+    /// Sparse logits are three arrays of the sizes that the record gives, and stand alone.
+    fn validate_sparse_logits(&self) -> Result<(), String> {
+        let array = |path: &str| self.view_arrays.iter().find(|spec| spec.path == path);
+        let parts = TopPart::ALL.map(|part| (part, array(part.path())));
+        let Some(TopRecord { k, classes }) = self.logits.and_then(|logits| logits.top) else {
+            return match parts.iter().find_map(|(_, spec)| *spec) {
+                Some(spec) => Err(format!("array `{}`: expected a record of K", spec.path)),
+                None => Ok(()),
+            };
+        };
+        if array(LOGITS).is_some() || k == 0 || k > classes || u32::try_from(classes).is_err() {
+            return Err(format!(
+                "logits: expected sparse logits of 1 to {classes} classes alone, found {k}"
+            ));
+        }
+        let positions = match parts[0].1.map(|spec| spec.row_shape.as_slice()) {
+            Some(&[positions, _]) => Some(positions),
+            _ => None,
+        };
+        for (part, spec) in parts {
+            let top = part.has_top_axis().then_some(k);
+            let shape: Vec<usize> = positions.into_iter().chain(top).collect();
+            if !spec.is_some_and(|s| s.row_shape == shape && s.dtype == part.dtype(classes)) {
+                return Err(format!(
+                    "array `{}`: expected rows {shape:?} of {}",
+                    part.path(),
+                    part.dtype(classes).name()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The rows of a statistic must match the map that its tap records.

@@ -174,7 +174,11 @@ impl<'a> Info<'a> {
             let made_of = logits.made_of.map(|conversion| format!("made of {}", conversion.name()));
             let others =
                 logits.other_classes.then(|| "of other classes than the labels".to_owned());
-            line("logits", made_of.into_iter().chain(others).collect::<Vec<_>>().join(", "));
+            let top = logits.top.map(|cache::TopRecord { k, classes }| {
+                format!("the {k} largest of {classes} classes, and the mass of the others")
+            });
+            let all = made_of.into_iter().chain(others).chain(top);
+            line("logits", all.collect::<Vec<_>>().join(", "));
         }
         line("preprocessing", preprocess_text(data));
         let augment = self.augment.map_or_else(|| "unaugmented".to_owned(), ToString::to_string);

@@ -11,7 +11,8 @@ use crate::data::{Augment, Augmentation, ColorJitter, DataSpec, ViewCount};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
 use crate::recipe::{
-    Compress, CriterionRecipe, Extract, Inputs, Keep, LogitsChoice, Store, Teaching, Train,
+    Compress, CriterionRecipe, Extract, Inputs, Keep, LogitsChoice, LogitsKeep, Store, Teaching,
+    Train,
 };
 use crate::runtime::{Device, SessionOptions};
 use clap::ValueEnum;
@@ -32,6 +33,8 @@ Examples:
   nst-cache extract model.onnx --data npz:arrays.npz
   nst-cache extract teacher.onnx --data photos --criterion nst --for resnet18
   nst-cache extract teacher.onnx --data photos --keep gram,mean
+  nst-cache extract teacher.onnx --data photos --views 50 --augment random-resized-crop \
+                                   --logits-keep topk:16
   nst-cache extract teacher.onnx --data photos --dry-run
 
 The teacher runs once over the data set, in each view of it. Stopped or killed, the same command \
@@ -63,6 +66,10 @@ pub struct Args {
     /// holds them]
     #[arg(long, value_name = "TENSOR")]
     logits: Option<LogitsChoice>,
+    /// What to keep of the class logits: all of them, or the log-probabilities of the K largest
+    /// and the mass of the others [default: all]
+    #[arg(long, value_name = "all|topk:K")]
+    logits_keep: Option<LogitsKeep>,
     /// What to keep of each map: auto, or some of features,gram,mean,attention,vector,sign
     #[arg(long, value_name = "auto|LIST", default_value = "auto")]
     keep: Keep,
@@ -257,6 +264,7 @@ pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOpt
         split: args.split.or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned()),
         taps: args.taps,
         logits: args.logits.unwrap_or_default(),
+        logits_keep: args.logits_keep,
         keep: args.keep,
         criteria,
         sizes: Vec::new(),

@@ -119,6 +119,18 @@ pub(crate) mod tests {
         }
     }
 
+    /// Asserts that two evaluations are the same up to a relative 1e-6.
+    pub fn assert_equal(found: &Evaluation, expected: &Evaluation) {
+        let close = |a: f64, b: f64, size: f64| (a - b).abs() <= 1e-6 * size;
+        let (a, b) = (found.value, expected.value);
+        assert!(close(a, b, b.abs()), "{a} {b}");
+        for (a, b) in found.inputs.iter().zip(&expected.inputs) {
+            let (a, b) = (list(a), list(b));
+            let size = b.iter().fold(0f64, |size, g| size.max(g.abs()));
+            assert!(a.iter().zip(&b).all(|(&a, &b)| close(a, b, size)), "{a:?} {b:?}");
+        }
+    }
+
     /// Asserts that the value and every gradient are zero within `tolerance`.
     pub fn assert_zero(evaluation: &Evaluation, tolerance: f64) {
         assert!(evaluation.value.abs() <= tolerance, "{}", evaluation.value);

@@ -18,6 +18,7 @@ pub(crate) mod pointwise;
 pub(crate) mod pool;
 pub(crate) mod products;
 pub(crate) mod projector;
+pub(crate) mod sparse;
 pub(crate) mod squares;
 pub(crate) mod standard;
 pub(crate) mod tensor;

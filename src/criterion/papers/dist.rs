@@ -1,9 +1,10 @@
 //! DIST: distillation by correlation (Huang et al. 2022, arXiv:2205.10536).
 
-use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Spec, Target};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::formula::{norm, rows};
+use crate::criterion::math::sparse::Batch;
 use crate::criterion::math::tensor::{rows_and_classes, same_shape};
 use crate::criterion::settings::{ABOVE_0, NOT_NEGATIVE, settings};
 use crate::error::Result;
@@ -38,6 +39,12 @@ impl Criterion for Dist {
     }
 
     fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
+        if let Target::Sparse(teacher) = inputs.target()? {
+            let student = inputs.student()?;
+            // of the completed logits, by the same formula
+            let teacher = Batch::of(&teacher, student, "dist")?.dense()?;
+            return dist(student, &teacher, self.beta, self.gamma, self.tau);
+        }
         let (student, teacher) = inputs.pair()?;
         dist(student, &teacher, self.beta, self.gamma, self.tau)
     }
@@ -89,16 +96,39 @@ fn correlation(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::criterion::contract::Samples;
     use crate::criterion::math::autograd::tests::{
-        assert_finite, assert_gradients, assert_zero, tensor,
+        assert_equal, assert_finite, assert_gradients, assert_zero, tensor,
     };
     use crate::criterion::math::module::Module;
+    use crate::criterion::math::sparse::tests::Exact;
+    use candle_core::Device;
 
     #[test]
     fn gradients_match_finite_differences() {
         let t = tensor(&[4, 5], 2);
         let s = (tensor(&[4, 5], 1) * 6.0).unwrap();
         assert_gradients(&[&s], &Module::default(), |x, _| dist(x[0], &t, 1.0, 0.5, 2.0));
+    }
+
+    #[test]
+    fn of_the_largest_logits_it_is_that_of_the_completed_ones() {
+        let (s, t) = (tensor(&[4, 7], 1), (tensor(&[4, 7], 2) * 6.0).unwrap());
+        let settings = Dist { beta: 1.0, gamma: 0.5, tau: 2.0 };
+        let samples = Samples { rows: &[], labels: &[], mixed: None, smoothing: 0.0, step: 0 };
+        let of = |s: &Tensor, teacher: &Exact| {
+            let (students, targets) = ([s.clone()], [Target::Sparse(teacher.sparse())]);
+            let inputs = Comparison { students: &students, targets: &targets, layer: 0, samples };
+            settings.evaluate(&inputs, &mut ())
+        };
+        for k in [1, 3, 7] {
+            let teacher = Exact::new(&t, k);
+            let completed = Tensor::new(teacher.completed.clone(), &Device::Cpu).unwrap();
+            let expected = dist(&s, &completed, 1.0, 0.5, 2.0).unwrap();
+            assert_equal(&of(&s, &teacher).unwrap(), &expected);
+            assert_gradients(&[&s], &Module::default(), |x, _| of(x[0], &teacher));
+        }
+        assert_equal(&of(&s, &Exact::new(&t, 7)).unwrap(), &dist(&s, &t, 1.0, 0.5, 2.0).unwrap());
     }
 
     #[test]

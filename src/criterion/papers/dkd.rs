@@ -1,8 +1,9 @@
 //! Decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679).
 
-use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Sparse, Spec, Target};
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::{Evaluation, Loss};
+use crate::criterion::math::sparse::Batch;
 use crate::criterion::math::tensor::{
     check_dtype, rows_and_classes, same_shape, tensor_like, values,
 };
@@ -40,9 +41,13 @@ impl Criterion for Dkd {
     }
 
     fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
+        let labels = inputs.samples.labels;
+        if let Target::Sparse(teacher) = inputs.target()? {
+            return dkd_sparse(inputs.student()?, &teacher, labels, self);
+        }
         let (student, teacher) = inputs.pair()?;
         let Self { alpha, beta, temperature } = *self;
-        dkd(student, &teacher, inputs.samples.labels, alpha, beta, temperature)
+        dkd(student, &teacher, labels, alpha, beta, temperature)
     }
 }
 
@@ -65,32 +70,18 @@ pub fn dkd(
     temperature: f64,
 ) -> Result<Evaluation> {
     check_dtype(student, "dkd")?;
-    let (rows, classes) = rows_and_classes(student, "dkd")?;
+    let targets = targets(student, labels)?;
+    let (_, classes) = rows_and_classes(student, "dkd")?;
     same_shape(student, teacher, "dkd")?;
-    if labels.len() != rows || classes < 2 {
-        return Err(Error::input(format!(
-            "dkd: expected a label per row and two classes or more, found {} and {classes}",
-            labels.len()
-        )));
-    }
     let (s, t) = (values::<f64>(student)?, values::<f64>(teacher)?);
     let mut gradient = vec![0.0; s.len()];
     let mut value = 0.0;
-    let counted = labels.iter().filter(|&&label| label != -1).count();
-    let scale = temperature * temperature / count(counted.max(1));
+    let scale = temperature * temperature / count(targets.iter().flatten().count().max(1));
     let pairs = s.chunks_exact(classes).zip(t.chunks_exact(classes));
-    for ((row, gradient), &label) in pairs.zip(gradient.chunks_exact_mut(classes)).zip(labels) {
-        if label == -1 {
-            continue;
-        }
-        let y = usize::try_from(label).ok().filter(|&y| y < classes);
-        let y =
-            y.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))?;
+    for ((row, gradient), y) in pairs.zip(gradient.chunks_exact_mut(classes)).zip(targets) {
+        let Some(y) = y else { continue };
         let (q, p) = (Split::new(row.0, y, temperature), Split::new(row.1, y, temperature));
-        let target = p.hit.exp() * (p.hit - q.hit) + p.miss.exp() * (p.miss - q.miss);
-        // p_y − q_y, without loss of precision when both are near 1
-        let surplus =
-            if p.hit > -0.5 { q.miss.exp() - p.miss.exp() } else { p.hit.exp() - q.hit.exp() };
+        let (target, surplus) = target_part([p.hit, p.miss], [q.hit, q.miss]);
         let mut others = 0.0;
         for (k, g) in gradient.iter_mut().enumerate() {
             if k == y {
@@ -105,6 +96,80 @@ pub fn dkd(
         value += scale * (alpha * target + beta * others);
     }
     Ok(Loss { value, gradient: tensor_like(gradient, student)? }.into())
+}
+
+/// As [`dkd`] of the teacher's completed logits, with the divergence among the other classes on the
+/// partition {each of the K classes but y, all others together}. A target class that is not among
+/// the K has the probability of one of the others, of which C − K − 1 are then left. A lower bound
+/// of it, and equal to it if K = C.
+///
+/// # Shapes
+/// `student` `[batch, classes]`, `labels` one per row.
+///
+/// # Errors
+/// When shapes disagree, there are fewer than two classes, or a label is outside them.
+pub fn dkd_sparse(
+    student: &Tensor,
+    teacher: &Sparse<'_>,
+    labels: &[i64],
+    settings: &Dkd,
+) -> Result<Evaluation> {
+    let Dkd { alpha, beta, temperature } = *settings;
+    let batch = Batch::of(teacher, student, "dkd")?;
+    let targets = targets(student, labels)?;
+    let scale = temperature * temperature / count(targets.iter().flatten().count().max(1));
+    let mut gradient = values::<f64>(student)?;
+    let mut value = 0.0;
+    for ((s, teacher), y) in gradient.chunks_exact_mut(batch.classes).zip(&batch.rows).zip(targets)
+    {
+        let Some(y) = y else {
+            s.fill(0.0);
+            continue;
+        };
+        let q = Split::new(s, y, temperature);
+        let (logit, left) = teacher.without(y);
+        let odds = logit / temperature - left.log_sum(temperature);
+        let (target, surplus) = target_part(log_shares(odds), [q.hit, q.miss]);
+        let others = left.divergence(&q.others, Some(y), temperature, s);
+        for (k, (g, log_q)) in s.iter_mut().zip(&q.others).enumerate() {
+            let part =
+                if k == y { -alpha * surplus } else { alpha * log_q.exp() * surplus + beta * *g };
+            *g = scale / temperature * part;
+        }
+        value += scale * (alpha * target + beta * others);
+    }
+    Ok(Loss { value, gradient: tensor_like(gradient, student)? }.into())
+}
+
+/// The target class of each row, `None` without a label.
+fn targets(student: &Tensor, labels: &[i64]) -> Result<Vec<Option<usize>>> {
+    let (rows, classes) = rows_and_classes(student, "dkd")?;
+    if labels.len() != rows || classes < 2 {
+        return Err(Error::input(format!(
+            "dkd: expected a label per row and two classes or more, found {} and {classes}",
+            labels.len()
+        )));
+    }
+    let target = |&label: &i64| match usize::try_from(label) {
+        _ if label == -1 => Ok(None),
+        Ok(y) if y < classes => Ok(Some(y)),
+        _ => Err(Error::input(format!("label {label}: expected 0 to {}", classes - 1))),
+    };
+    labels.iter().map(target).collect()
+}
+
+/// `KL((p_y, 1−p_y) ‖ (q_y, 1−q_y))` from the logarithms of both, and `p_y − q_y`.
+fn target_part(p: [f64; 2], q: [f64; 2]) -> (f64, f64) {
+    let [hit, miss] = p;
+    let value = hit.exp() * (hit - q[0]) + miss.exp() * (miss - q[1]);
+    // without loss of precision when both are near 1
+    let surplus = if hit > -0.5 { q[1].exp() - miss.exp() } else { hit.exp() - q[0].exp() };
+    (value, surplus)
+}
+
+/// `ln σ(a)` and `ln σ(−a)` for `a = ln p_y − ln(1 − p_y)`: `ln p_y` and `ln (1 − p_y)`.
+fn log_shares(odds: f64) -> [f64; 2] {
+    [odds, -odds].map(|a| a.min(0.0) - (-a.abs()).exp().ln_1p())
 }
 
 /// A row's distribution in logarithms: the target class against the others, and among the others.
@@ -124,14 +189,8 @@ impl Split {
         };
         let largest = others().fold(f64::NEG_INFINITY, f64::max);
         let rest = largest + others().map(|x| (x - largest).exp()).sum::<f64>().ln();
-        // ln σ(a) = −ln(1 + e^−a) for a = ln p_y − ln(1 − p_y)
-        let odds = logits[y] / temperature - rest;
-        let log_sigmoid = |a: f64| a.min(0.0) - (-a.abs()).exp().ln_1p();
-        Self {
-            hit: log_sigmoid(odds),
-            miss: log_sigmoid(-odds),
-            others: logits.iter().map(|x| x / temperature - rest).collect(),
-        }
+        let [hit, miss] = log_shares(logits[y] / temperature - rest);
+        Self { hit, miss, others: logits.iter().map(|x| x / temperature - rest).collect() }
     }
 }
 
@@ -139,9 +198,10 @@ impl Split {
 mod tests {
     use super::*;
     use crate::criterion::math::autograd::tests::{
-        assert_finite, assert_gradients, assert_zero, tensor,
+        assert_equal, assert_finite, assert_gradients, assert_zero, tensor,
     };
     use crate::criterion::math::module::Module;
+    use crate::criterion::math::sparse::tests::{Exact, by_cells};
     use crate::criterion::papers::kd::kd;
     use candle_core::Device;
 
@@ -166,6 +226,41 @@ mod tests {
         let rest = Split::new(&row, 2, 4.0).miss.exp();
         let (whole, parts) = (kd(&s, &t, 4.0).unwrap(), dkd(&s, &t, &[2], 1.0, rest, 4.0).unwrap());
         assert!((whole.value - parts.value).abs() < 1e-12, "{} {}", whole.value, parts.value);
+    }
+
+    #[test]
+    fn of_the_largest_logits_its_parts_are_those_of_a_partition() {
+        let s = (tensor(&[4, 7], 1) * 6.0).unwrap();
+        let t = (tensor(&[4, 7], 2) * 6.0).unwrap();
+        let students: Vec<Vec<f64>> = s.to_vec2().unwrap();
+        for k in [1, 3, 6, 7] {
+            let teacher = Exact::new(&t, k);
+            // the largest class, the smallest one, one between, none
+            let order: Vec<usize> = Exact::new(&t, 7).kept[1].clone();
+            let labels =
+                [teacher.kept[0][0], order[6], order[3]].map(|y| i64::try_from(y).unwrap());
+            let labels = [labels[0], labels[1], labels[2], -1];
+            let settings = Dkd { alpha: 0.7, beta: 3.0, temperature: 2.0 };
+            let found = dkd_sparse(&s, &teacher.sparse(), &labels, &settings).unwrap();
+            let heat = |x: &[f64]| x.iter().map(|x| (x / 2.0).exp()).collect::<Vec<_>>();
+            let mut expected = 0.0;
+            for (row, label) in labels.iter().enumerate().take(3) {
+                let y = usize::try_from(*label).unwrap();
+                let (p, q) = (heat(&teacher.completed[row]), heat(&students[row]));
+                let target = by_cells(&p, &q, &[y], None);
+                let others = by_cells(&p, &q, &teacher.kept[row], Some(y));
+                expected += 4.0 / 3.0 * (0.7 * target + 3.0 * others);
+            }
+            assert!((found.value - expected).abs() < 1e-12, "{k}: {} {expected}", found.value);
+            assert_gradients(&[&s], &Module::default(), |x, _| {
+                dkd_sparse(x[0], &teacher.sparse(), &labels, &settings)
+            });
+        }
+        let (all, labels) = (Exact::new(&t, 7), [0, 4, 6, -1]);
+        let settings = Dkd { alpha: 1.0, beta: 8.0, temperature: 4.0 };
+        let dense = dkd(&s, &t, &labels, 1.0, 8.0, 4.0).unwrap();
+        assert_equal(&dkd_sparse(&s, &all.sparse(), &labels, &settings).unwrap(), &dense);
+        assert!(dkd_sparse(&s, &all.sparse(), &[0, 7, 0, 0], &settings).is_err());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv:1503.02531), of one vector of logits a
 //! sample or of one at every position.
 
-use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Sparse, Spec, Target};
 use crate::criterion::math::columns::column_mean;
 use crate::criterion::math::divergence::divergence;
 use crate::criterion::math::evaluation::Evaluation;
 use crate::criterion::math::module::Module;
 use crate::criterion::math::projector::compare;
+use crate::criterion::math::sparse::Batch;
+use crate::criterion::math::tensor::log_softmax;
 use crate::criterion::settings::{ABOVE_0, settings};
 use crate::error::{Error, Result};
 use crate::kernel::norm::NormShape;
@@ -38,6 +40,9 @@ impl Criterion for Kd {
     }
 
     fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
+        if let Target::Sparse(teacher) = inputs.target()? {
+            return kd_sparse(inputs.student()?, &teacher, self.temperature);
+        }
         let (student, teacher) = inputs.stored_pair()?;
         kd(student, teacher, self.temperature)
     }
@@ -74,10 +79,33 @@ pub fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Evalua
     })
 }
 
+/// `L = T² · mean_b Σ_c P_c (ln P_c − ln Q_c)` over the cells c of the partition {each of the K
+/// classes, all others together}: P of the teacher's completed logits at T, in which each other
+/// class has `exp(ln(rest/(C − K))/T)`, Q of `softmax(s/T)`. A lower bound of [`kd`] of the
+/// completed logits, and equal to it if K = C.
+///
+/// # Shapes
+/// `student` `[batch, classes]`.
+///
+/// # Errors
+/// When shapes disagree.
+pub fn kd_sparse(student: &Tensor, teacher: &Sparse<'_>, temperature: f64) -> Result<Evaluation> {
+    Batch::of(teacher, student, "kd")?.mean(student, |teacher, s| {
+        let mut log_q = vec![0.0; s.len()];
+        log_softmax(s, temperature, &mut log_q);
+        let value = teacher.divergence(&log_q, None, temperature, s);
+        s.iter_mut().for_each(|g| *g *= temperature);
+        temperature * temperature * value
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::criterion::math::autograd::tests::{assert_gradients, assert_zero, tensor};
+    use crate::criterion::math::autograd::tests::{
+        assert_equal, assert_finite, assert_gradients, assert_zero, tensor,
+    };
+    use crate::criterion::math::sparse::tests::{Exact, by_cells};
     use candle_core::{DType, Device};
 
     #[test]
@@ -92,6 +120,43 @@ mod tests {
             let t = (tensor(teacher, 2) * 6.0).unwrap();
             for temperature in [4.0, 1.0] {
                 assert_gradients(&[&s], &Module::default(), |x, _| kd(x[0], &t, temperature));
+            }
+        }
+    }
+
+    #[test]
+    fn of_the_largest_logits_it_is_that_of_a_partition() {
+        let s = (tensor(&[3, 7], 1) * 6.0).unwrap();
+        let t = (tensor(&[3, 7], 2) * 6.0).unwrap();
+        let students: Vec<Vec<f64>> = s.to_vec2().unwrap();
+        for (k, temperature) in [(1, 4.0), (3, 1.0), (3, 4.0), (6, 0.5), (7, 2.0)] {
+            let teacher = Exact::new(&t, k);
+            let found = kd_sparse(&s, &teacher.sparse(), temperature).unwrap();
+            let heat = |x: &[f64]| x.iter().map(|x| (x / temperature).exp()).collect::<Vec<_>>();
+            let rows = students.iter().zip(&teacher.completed).zip(&teacher.kept);
+            let expected = rows.map(|((s, t), kept)| by_cells(&heat(t), &heat(s), kept, None));
+            let expected = expected.sum::<f64>() * temperature * temperature / 3.0;
+            assert!((found.value - expected).abs() < 1e-12, "{} {expected}", found.value);
+            let completed = Tensor::new(teacher.completed.clone(), &Device::Cpu).unwrap();
+            let bound = kd(&s, &completed, temperature).unwrap().value;
+            assert!(found.value <= bound + 1e-12, "{} {bound}", found.value);
+            assert_gradients(&[&s], &Module::default(), |x, _| {
+                kd_sparse(x[0], &teacher.sparse(), temperature)
+            });
+        }
+        let (all, dense) = (Exact::new(&t, 7), kd(&s, &t, 4.0).unwrap());
+        assert_equal(&kd_sparse(&s, &all.sparse(), 4.0).unwrap(), &dense);
+    }
+
+    #[test]
+    fn a_rest_of_nothing_and_a_student_without_one_are_finite() {
+        let t = Tensor::new(&[[900.0f64, -800.0, 3.0, 2.0]], &Device::Cpu).unwrap();
+        for k in 1..4 {
+            let teacher = Exact::new(&t, k);
+            for s in [&t, &(&t * -1.0).unwrap(), &t.zeros_like().unwrap()] {
+                for temperature in [1.0, 4.0] {
+                    assert_finite(&kd_sparse(s, &teacher.sparse(), temperature).unwrap());
+                }
             }
         }
     }

@@ -1,11 +1,12 @@
 //! Knowledge distillation of standardized logits (Sun et al. 2024, arXiv:2403.01427).
 
-use crate::criterion::contract::{Comparison, Criterion, Setup, Spec};
+use crate::criterion::contract::{Comparison, Criterion, Setup, Sparse, Spec, Target};
 use crate::criterion::math::columns::column_mean;
 use crate::criterion::math::divergence::divergence;
 use crate::criterion::math::evaluation::Evaluation;
+use crate::criterion::math::sparse::Batch;
 use crate::criterion::math::standard::{standardize, standardize_gradient};
-use crate::criterion::math::tensor::rows_and_classes;
+use crate::criterion::math::tensor::{log_softmax, rows_and_classes};
 use crate::criterion::settings::{ABOVE_0, settings};
 use crate::error::Result;
 use crate::kernel::norm::NormShape;
@@ -38,6 +39,9 @@ impl Criterion for Lskd {
     }
 
     fn evaluate(&self, inputs: &Comparison<'_>, (): &mut ()) -> Result<Evaluation> {
+        if let Target::Sparse(teacher) = inputs.target()? {
+            return lskd_sparse(inputs.student()?, &teacher, self.temperature);
+        }
         let (student, teacher) = inputs.stored_pair()?;
         lskd(student, teacher, self.temperature)
     }
@@ -69,13 +73,36 @@ pub fn lskd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Eval
     })
 }
 
+/// As [`lskd`] of the teacher's completed logits, whose mean and deviation are over all classes,
+/// with the divergence on the partition {each of the K classes, all others together}, as
+/// [`kd_sparse`](super::kd::kd_sparse) has it. A lower bound of it, and equal to it if K = C.
+///
+/// # Shapes
+/// `student` `[batch, classes]`.
+///
+/// # Errors
+/// When shapes disagree.
+pub fn lskd_sparse(student: &Tensor, teacher: &Sparse<'_>, temperature: f64) -> Result<Evaluation> {
+    Batch::of(teacher, student, "lskd")?.mean(student, |teacher, s| {
+        let sd = standardize(s, EPS);
+        let z = s.to_vec();
+        let mut log_q = vec![0.0; z.len()];
+        log_softmax(&z, temperature, &mut log_q);
+        let value = teacher.clone().standardized(EPS).divergence(&log_q, None, temperature, s);
+        s.iter_mut().for_each(|g| *g *= temperature);
+        standardize_gradient(&z, sd, EPS, s);
+        temperature * temperature * value
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::criterion::math::autograd::tests::{
-        assert_finite, assert_gradients, assert_zero, tensor,
+        assert_equal, assert_finite, assert_gradients, assert_zero, tensor,
     };
     use crate::criterion::math::module::Module;
+    use crate::criterion::math::sparse::tests::{Exact, by_cells};
     use candle_core::{DType, Device};
 
     #[test]
@@ -84,6 +111,33 @@ mod tests {
         for temperature in [2.0, 0.5] {
             assert_gradients(&[&s], &Module::default(), |x, _| lskd(x[0], &t, temperature));
         }
+    }
+
+    #[test]
+    fn of_the_largest_logits_it_is_that_of_a_partition() {
+        let (s, t) = (tensor(&[3, 7], 1), (tensor(&[3, 7], 2) * 6.0).unwrap());
+        let students: Vec<Vec<f64>> = s.to_vec2().unwrap();
+        for (k, temperature) in [(1, 2.0), (3, 1.0), (6, 2.0), (7, 0.5)] {
+            let teacher = Exact::new(&t, k);
+            let found = lskd_sparse(&s, &teacher.sparse(), temperature).unwrap();
+            let heat = |x: &[f64]| {
+                let mut z = x.to_vec();
+                standardize(&mut z, EPS);
+                z.iter().map(|z| (z / temperature).exp()).collect::<Vec<_>>()
+            };
+            let rows = students.iter().zip(&teacher.completed).zip(&teacher.kept);
+            let expected = rows.map(|((s, t), kept)| by_cells(&heat(t), &heat(s), kept, None));
+            let expected = expected.sum::<f64>() * temperature * temperature / 3.0;
+            assert!((found.value - expected).abs() < 1e-12, "{} {expected}", found.value);
+            assert_gradients(&[&s], &Module::default(), |x, _| {
+                lskd_sparse(x[0], &teacher.sparse(), temperature)
+            });
+        }
+        let (all, dense) = (Exact::new(&t, 7), lskd(&s, &t, 2.0).unwrap());
+        assert_equal(&lskd_sparse(&s, &all.sparse(), 2.0).unwrap(), &dense);
+        // equal logits of the student have the slope of ε
+        let flat = s.zeros_like().unwrap();
+        assert_finite(&lskd_sparse(&flat, &Exact::new(&t, 3).sparse(), 2.0).unwrap());
     }
 
     #[test]

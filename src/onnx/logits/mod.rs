@@ -33,8 +33,10 @@ pub enum Conversion {
 pub struct Logits {
     /// The tensor.
     pub tensor: String,
-    /// Number of classes in a row.
+    /// Number of classes in a row, or at each position of one.
     pub classes: usize,
+    /// Number of positions, if each has logits of its own: rows are `[positions, classes]`.
+    pub positions: Option<usize>,
     /// The conversion of its values, if any.
     pub conversion: Option<Conversion>,
     /// How it was found, for the user; `None` if it is simply the tensor asked for.
@@ -50,6 +52,8 @@ pub struct LogitCandidates {
     ending: Option<Ending>,
     /// Whether softmaxes are mixed in a way that is not followed.
     is_mixed: bool,
+    /// Whether rows may be `[positions, classes]`.
+    of_positions: bool,
 }
 
 /// Walks back from the output that may hold class logits: the first one, unless it shows itself to
@@ -63,6 +67,7 @@ pub fn of_output(model: &Model, classes: usize) -> Option<LogitCandidates> {
     let candidate = |output: &Value| LogitCandidates {
         ending: walk::back(model, &output.name),
         is_mixed: walk::is_mixed(model, &output.name),
+        of_positions: false,
         tensor: output.name.clone(),
     };
     let verdict = |output: &Value| {
@@ -120,7 +125,19 @@ pub fn find(
 #[must_use]
 pub fn of_tensor(model: &Model, name: &str) -> LogitCandidates {
     let ending = walk::back(model, name).map(|ending| Ending { before: None, ..ending });
-    LogitCandidates { tensor: name.to_owned(), ending, is_mixed: false }
+    LogitCandidates { tensor: name.to_owned(), ending, is_mixed: false, of_positions: false }
+}
+
+/// Whether a tensor's values belong to a sigmoid each, before it or after, rather than to one
+/// distribution over classes.
+#[must_use]
+pub fn are_independent(model: &Model, tensor: &str) -> bool {
+    let is_of_each = |ending: &Ending| ending.activation != Activation::Softmax;
+    walk::back(model, tensor).is_some_and(|ending| is_of_each(&ending))
+        || model.outputs().iter().any(|output| {
+            walk::back(model, &output.name)
+                .is_some_and(|e| is_of_each(&e) && e.before.as_deref() == Some(tensor))
+        })
 }
 
 /// The tensor that a student's loss of class logits applies to: an output, or what its softmax
@@ -223,6 +240,23 @@ impl LogitCandidates {
         &self.tensor
     }
 
+    /// The same, where rows may also be `[positions, classes]`.
+    #[must_use]
+    pub fn of_positions(self) -> Self {
+        Self { of_positions: true, ..self }
+    }
+
+    /// Positions and classes of a row: all its values if at most one axis is longer than 1.
+    fn axes(&self, row: &[usize]) -> Option<(Option<usize>, usize)> {
+        match (classes(row), row) {
+            (Some(classes), _) => Some((None, classes)),
+            (None, &[positions, classes]) if self.of_positions && positions * classes > 0 => {
+                Some((Some(positions), classes))
+            }
+            _ => None,
+        }
+    }
+
     /// The tensors of which one will hold the logits.
     #[must_use]
     pub fn tensors(&self) -> Vec<String> {
@@ -249,13 +283,15 @@ impl LogitCandidates {
         let shape = row(output).ok_or_else(|| {
             format!("`{output}`: its shape varies between samples or has no batch axis")
         })?;
-        let classes = classes(&shape).ok_or_else(|| {
+        let axes = self.axes(&shape).ok_or_else(|| {
             format!("`{output}`: expected one value per class, found rows of {shape:?}")
         })?;
+        let (positions, classes) = axes;
         let kept = |tensor: &str, conversion, note: Option<String>| {
             let ends_in_softmax =
                 self.ending.as_ref().is_some_and(|ending| ending.activation == Activation::Softmax);
-            Ok(Logits { tensor: tensor.to_owned(), classes, conversion, note, ends_in_softmax })
+            let tensor = tensor.to_owned();
+            Ok(Logits { tensor, classes, positions, conversion, note, ends_in_softmax })
         };
         let Some(ending) = &self.ending else {
             let note = format!(
@@ -280,7 +316,7 @@ impl LogitCandidates {
         if let Some(before) = ending
             .before
             .as_deref()
-            .filter(|before| row(before).as_deref().and_then(self::classes) == Some(classes))
+            .filter(|before| row(before).and_then(|row| self.axes(&row)) == Some(axes))
         {
             return kept(
                 before,

@@ -2,7 +2,7 @@
 
 use crate::criterion::{Statistics, Target};
 use crate::student::TensorId;
-use crate::trainer::source::Batch;
+use crate::trainer::source::{Batch, TeacherLogits};
 
 /// A tensor of the student and what it is compared with.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ impl Compared {
     pub(super) fn of(self, batch: &Batch) -> Option<Target<'_>> {
         match self {
             Self::Labels => None,
-            Self::Logits => batch.logits.as_ref().map(Target::Tensor),
+            Self::Logits => batch.logits.as_ref().map(TeacherLogits::target),
             Self::Tap(tap) => batch.taps.get(tap).map(Target::Tensor),
             Self::Statistics(Stored { size, gram, mean, attention }) => {
                 let parts = [gram, mean, attention];

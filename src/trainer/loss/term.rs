@@ -165,6 +165,11 @@ impl Term {
     }
 }
 
+/// Sparse logits are refused before the first step.
+fn sparse() -> Error {
+    Error::internal("sakd: expected the logits of all classes, found sparse ones")
+}
+
 /// The teacher's whole tensor.
 fn whole<'a>(target: &Target<'a>) -> Result<&'a Tensor> {
     match target {
@@ -172,6 +177,7 @@ fn whole<'a>(target: &Target<'a>) -> Result<&'a Tensor> {
         Target::Statistics(_) => {
             Err(Error::internal("sakd: expected the teacher's features, found statistics of them"))
         }
+        Target::Sparse(_) => Err(sparse()),
     }
 }
 
@@ -189,6 +195,7 @@ fn gated(
             });
         }
         Target::Statistics(statistics) => statistics,
+        Target::Sparse(_) => return Err(sparse()),
     };
     let first = [gram, mean, attention].into_iter().flatten().next();
     let first =

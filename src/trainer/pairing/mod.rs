@@ -113,6 +113,8 @@ pub struct Taps {
     pub classes: [Option<usize>; 2],
     /// Whether the teacher's logits are for different classes from the labels.
     pub other_classes: bool,
+    /// How many classes the cache holds of the teacher's logits, if they are sparse.
+    pub sparse_logits: Option<usize>,
 }
 
 impl Taps {
@@ -135,6 +137,7 @@ impl Taps {
                 student_logits(student).and_then(|tap| tap.shape.last().copied()),
             ],
             other_classes: manifest.logits.is_some_and(|logits| logits.other_classes),
+            sparse_logits: manifest.logits.and_then(|logits| logits.top).map(|top| top.k),
         }
     }
 
@@ -152,6 +155,7 @@ impl Taps {
             let student = self.student_tensors().cloned().collect::<Vec<_>>();
             let pairs = explicit(&recipe.pairs, &teacher, &student)?;
             pairs.iter().try_for_each(|pair| check_ranks(recipe, pair))?;
+            self.refuse_sparse_logits(recipe, &pairs)?;
             return Ok((pairs, Vec::new()));
         }
         self.refuse_whole(recipe)?;
@@ -173,7 +177,11 @@ impl Taps {
             Subject::Logits => self
                 .check_classes(&format!("criterion {}", recipe.name()))
                 .map(|()| (Vec::new(), Vec::new())),
-            Subject::Tensors => self.suggest_tensors(recipe),
+            Subject::Tensors => {
+                let (pairs, left) = self.suggest_tensors(recipe)?;
+                self.refuse_sparse_logits(recipe, &pairs)?;
+                Ok((pairs, left))
+            }
             Subject::Vectors => Ok((
                 vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?],
                 Vec::new(),
@@ -371,6 +379,33 @@ impl Taps {
                 size(&tap.shape)
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// Rejects a criterion of any tensors that would read sparse logits.
+    fn refuse_sparse_logits(&self, recipe: &CriterionRecipe, pairs: &[Pair]) -> Result<()> {
+        let reads = pairs.iter().any(Pair::is_logits);
+        if recipe.method.spec().subject == Subject::Tensors && reads {
+            return self.check_dense_logits(&format!("criterion {}", recipe.name()));
+        }
+        Ok(())
+    }
+
+    /// Checks that the cache has the logits of all classes, as `who` requires.
+    ///
+    /// # Errors
+    /// When they are sparse.
+    pub fn check_dense_logits(&self, who: &str) -> Result<()> {
+        match (self.sparse_logits, self.classes) {
+            (Some(k), [Some(classes), _]) => Err(Error::input(format!(
+                "{who}: expected the teacher's logits of all {classes} classes, found the {k} \
+                 largest in the cache"
+            ))
+            .hint(
+                "extract again with --logits-keep all and another -o; kd, lskd, dkd and dist \
+                 compare the largest",
+            )),
+            _ => Ok(()),
         }
     }
 

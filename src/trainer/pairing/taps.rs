@@ -51,12 +51,12 @@ pub fn teacher_vectors(manifest: &Manifest) -> Vec<TeacherTap> {
 
 /// The class logits in a cache, as a tap.
 pub(super) fn teacher_logits(manifest: &Manifest) -> Option<TeacherTap> {
-    let spec = manifest.view_arrays.iter().find(|spec| spec.path == LOGITS)?;
+    let spec = manifest.logits_array()?;
     Some(TeacherTap {
         alias: LOGITS.to_owned(),
         tensor: spec.tensor.clone().unwrap_or_default(),
         stage: None,
-        shape: spec.row_shape.clone(),
+        shape: manifest.logits_row()?,
         stored: Vec::new(),
         output: true,
     })

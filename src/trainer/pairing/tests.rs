@@ -86,6 +86,7 @@ fn taps() -> Taps {
     };
     Taps {
         other_classes: false,
+        sparse_logits: None,
         teacher_maps: teachers(),
         teacher_whole: Vec::new(),
         teacher_logits: None,

@@ -1,14 +1,14 @@
 //! Batches from a cache: reservoirs of decoded chunks, emptied in shuffled order.
 
 use super::super::order::{Epoch, Order};
-use super::{Batch, Mixed, Recent, maps, position_of, tensor};
+use super::{Batch, Mixed, Recent, TeacherLogits, maps, position_of, tensor};
 use crate::array::Array;
 use crate::cache::{ArraySpec, Cache, Decoder, Originals, ViewTable};
 use crate::data::augment::Parameter;
 use crate::data::{self, Preprocess, Take, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
 use crate::onnx::BatchNorm;
-use crate::statistic::Statistic;
+use crate::statistic::{LOGITS, Statistic, TopPart};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
@@ -26,7 +26,8 @@ pub struct CacheSource<'a> {
     /// Every array that is read: inputs first, then logits, then taps.
     columns: Vec<Column>,
     inputs: usize,
-    logits: bool,
+    /// How many arrays hold the logits, 0 if they are not read.
+    logits: usize,
     order: Order,
     seed: u64,
     shuffled: bool,
@@ -94,13 +95,19 @@ impl<'a> CacheSource<'a> {
         }
         let stored_inputs = columns.len();
         if logits {
-            let spec = spec(cache, "logits").map_err(|e| {
-                e.hint(
-                    "KD needs a teacher that is a classifier; extract again with --logits TENSOR",
-                )
-            })?;
-            columns.push(Column { spec, kind: Kind::Plain });
+            let is_sparse = cache.manifest().logits.is_some_and(|logits| logits.top.is_some());
+            let parts = TopPart::ALL.map(TopPart::path);
+            for path in if is_sparse { &parts[..] } else { &[LOGITS] } {
+                let spec = spec(cache, path).map_err(|e| {
+                    e.hint(
+                        "KD needs a teacher that is a classifier; extract again with --logits \
+                         TENSOR",
+                    )
+                })?;
+                columns.push(Column { spec, kind: Kind::Plain });
+            }
         }
+        let logits = columns.len() - stored_inputs;
         for path in taps {
             let spec = spec(cache, path)?;
             let alias = Statistic::of_path(path).filter(|(_, s)| *s == Statistic::Features);
@@ -209,8 +216,8 @@ impl<'a> CacheSource<'a> {
                 column.tensor(array).context(|| format!("cache array {}", column.spec.path))?,
             );
         }
-        let taps = tensors.split_off(self.inputs + usize::from(self.logits));
-        let logits = if self.logits { tensors.pop() } else { None };
+        let taps = tensors.split_off(self.inputs + self.logits);
+        let logits = self.teacher_logits(tensors.split_off(self.inputs));
         if !self.cache.manifest().stores_inputs() || self.originals.is_some() {
             tensors.push(self.decoded(self.view(epoch), &rows)?);
         }
@@ -223,6 +230,18 @@ impl<'a> CacheSource<'a> {
             logits,
             taps,
         })
+    }
+
+    /// The logits from the arrays that hold them.
+    fn teacher_logits(&self, arrays: Vec<Tensor>) -> Option<TeacherLogits> {
+        let top = self.cache.manifest().logits.and_then(|logits| logits.top);
+        match (<[Tensor; 3]>::try_from(arrays), top) {
+            (Ok([value, class, rest]), Some(top)) => {
+                Some(TeacherLogits::Sparse { value, class, rest, classes: top.classes })
+            }
+            (Ok(_), None) => None,
+            (Err(mut arrays), _) => arrays.pop().map(TeacherLogits::Dense),
+        }
     }
 
     /// Decodes a reservoir's rows.

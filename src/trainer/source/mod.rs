@@ -8,6 +8,7 @@ pub use cached::CacheSource;
 pub use dataset::DataSource;
 
 use crate::array::{Array, Values};
+use crate::criterion::{Sparse, Target};
 use crate::error::{Context as _, Error, Result};
 use crate::onnx::BatchNorm;
 use candle_core::{Device, Tensor};
@@ -27,12 +28,43 @@ pub struct Batch {
     pub mixed: Option<Mixed>,
     /// The student's inputs, in its order; batch axis first.
     pub inputs: Vec<Tensor>,
-    /// The teacher's logits `[batch, classes]`, if requested.
-    pub logits: Option<Tensor>,
+    /// The teacher's logits, if requested.
+    pub logits: Option<TeacherLogits>,
     /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 if stored as such,
     /// vectors `[batch, width]`, and statistics of maps as stored (`[batch, …]`, f32), in the
     /// order in which they were requested.
     pub taps: Vec<Tensor>,
+}
+
+/// The teacher's class logits of a batch.
+#[derive(Debug, Clone)]
+pub enum TeacherLogits {
+    /// Of all classes, `[batch, classes]` or `[batch, positions, classes]`.
+    Dense(Tensor),
+    /// Of the K largest, as [`Sparse`] has them.
+    Sparse {
+        /// `[batch, k]` or `[batch, positions, k]`.
+        value: Tensor,
+        /// Of the same shape.
+        class: Tensor,
+        /// The same without the last axis.
+        rest: Tensor,
+        /// How many classes there are.
+        classes: usize,
+    },
+}
+
+impl TeacherLogits {
+    /// What a criterion gets of them.
+    #[must_use]
+    pub fn target(&self) -> Target<'_> {
+        match self {
+            Self::Dense(logits) => Target::Tensor(logits),
+            Self::Sparse { value, class, rest, classes } => {
+                Target::Sparse(Sparse { value, class, rest, classes: *classes })
+            }
+        }
+    }
 }
 
 /// The partners of mixed samples.

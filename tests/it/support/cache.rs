@@ -26,6 +26,7 @@ pub fn recipe(folder: &Path, data: &str) -> Extract {
         split: "train".into(),
         taps: Vec::new(),
         logits: LogitsChoice::Auto,
+        logits_keep: None,
         keep: Keep::Auto,
         criteria: Vec::new(),
         sizes: Vec::new(),

@@ -68,13 +68,12 @@ fn options(kernel: Kernel, normalization: Normalization) -> NstOptions {
 
 /// Folds in the weight: maps are large, and it is free where the gradient is computed.
 fn compare(options: &NstOptions, weight: f64, inputs: &Comparison<'_>) -> Result<Evaluation> {
-    let student = inputs.student()?;
-    let loss = match inputs.target()? {
-        // half-precision maps are widened as they are read
-        Target::Tensor(teacher) => nst_weighted(student, teacher, options, weight)?,
-        Target::Statistics(teacher) => nst_from(student, &teacher, options, weight)?,
-    };
-    Ok(loss.into())
+    if let Target::Statistics(teacher) = inputs.target()? {
+        return Ok(nst_from(inputs.student()?, &teacher, options, weight)?.into());
+    }
+    // half-precision maps are widened as they are read
+    let (student, teacher) = inputs.stored_pair()?;
+    Ok(nst_weighted(student, teacher, options, weight)?.into())
 }
 
 macro_rules! nst {

@@ -1,0 +1,216 @@
+//! Sparse logits: what is stored is what a hand computes, whatever reads a cache copes with it, and
+//! a student trains from it.
+
+use crate::support::graph::{FLOAT, constant, node, value, write_graph};
+use crate::support::{Random, Sandbox, bytes, contents, floats, noise, write_npz};
+use half::f16;
+use nst_cache::array::{Array, Values};
+use nst_cache::cache::{Cache, Manifest};
+use nst_cache::onnx::proto::GraphProto;
+use serde_json::Value;
+
+const CLASSES: usize = 12;
+
+/// A model from `x` `[…, 6]` to the scores of 12 classes, or to what `ending` makes of them.
+fn write_model(sandbox: &Sandbox, file: &str, axes: &[&str], ending: &str, seed: u64) {
+    let mut graph = GraphProto {
+        input: vec![value("x", FLOAT, &[&["batch"], axes, &["6"]].concat())],
+        node: vec![node("MatMul", &["x", "fc.weight"], "scores", vec![])],
+        ..GraphProto::default()
+    };
+    let output = if ending.is_empty() { "scores" } else { "ending" };
+    if !ending.is_empty() {
+        graph.node.push(node(ending, &["scores"], output, vec![]));
+    }
+    graph.output = vec![value(output, FLOAT, &[&["batch"], axes, &["12"]].concat())];
+    let mut random = Random(seed);
+    #[allow(clippy::cast_possible_truncation, reason = "float32 is what is meant")]
+    let weights = (0..6 * CLASSES).map(|_| (8.0 * random.unit() - 4.0) as f32).collect();
+    constant(&mut graph, "fc.weight", &[6, CLASSES], Values::F32(weights));
+    write_graph(&sandbox.join(file), graph);
+}
+
+/// A teacher, a student, and 40 labeled samples.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::with_runtime();
+    write_model(&sandbox, "teacher.onnx", &[], "", 1);
+    write_model(&sandbox, "student.onnx", &[], "", 2);
+    let labels = (0..40).map(|i| i % 12).collect();
+    let labels = Array::new(vec![40], Values::I64(labels)).unwrap();
+    write_npz(&sandbox.join("x.npz"), &[("x", &noise(&[40, 6], 3)), ("y", &labels)]);
+    sandbox
+}
+
+const DENSE: &str = "extract teacher.onnx --data npz:x.npz -o dense --batch 8";
+const SPARSE: &str = "extract teacher.onnx --data npz:x.npz -o sparse --batch 8 --logits-keep";
+
+const TRAIN: &str = "train student.onnx --epochs 2 --batch 16 --device cpu --seed 7 --cache";
+
+/// The f16 that is the nearest of all.
+fn nearest(x: f64) -> f16 {
+    let near = f16::from_f64(x);
+    let around = [-1i32, 0, 1].map(|by| {
+        f16::from_bits(u16::try_from(i32::from(near.to_bits()) + by).unwrap_or(near.to_bits()))
+    });
+    let off = |h: &f16| (h.to_f64() - x).abs();
+    around.into_iter().min_by(|a, b| off(a).total_cmp(&off(b))).unwrap()
+}
+
+/// The stored bytes of the K largest of rows of logits, by sorting all of them.
+#[allow(clippy::cast_possible_truncation, reason = "the types of the format")]
+fn by_hand(logits: &[f32], k: usize) -> [Vec<u8>; 3] {
+    let (mut value, mut class, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for row in logits.chunks(CLASSES) {
+        let mut order: Vec<usize> = (0..CLASSES).collect();
+        order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
+        let largest = f64::from(row[order[0]]);
+        let shifted: Vec<f64> = row.iter().map(|&x| f64::from(x) - largest).collect();
+        let sum: f64 = shifted.iter().map(|x| x.exp()).sum();
+        for &i in &order[..k] {
+            value.extend_from_slice(&nearest(shifted[i] - sum.ln()).to_le_bytes());
+            class.extend_from_slice(&(i as u16).to_le_bytes());
+        }
+        let others = (0..CLASSES).filter(|i| !order[..k].contains(i));
+        let mass: f64 = others.map(|i| shifted[i].exp()).sum();
+        rest.extend_from_slice(&((mass / sum) as f32).to_le_bytes());
+    }
+    [value, class, rest]
+}
+
+const PARTS: [&str; 3] = ["logits/value", "logits/class", "logits/rest"];
+
+#[test]
+fn stored_bits_are_those_of_a_hand() {
+    let sandbox = sandbox();
+    sandbox.succeeds(DENSE);
+    let logits = floats(&Cache::open(&sandbox.join("dense")).unwrap(), "logits");
+    for k in [1, 5, 12] {
+        let folder = format!("sparse{k}");
+        sandbox.succeeds(&format!("{SPARSE} topk:{k} -o {folder}").replacen("-o sparse ", "", 1));
+        let cache = Cache::open(&sandbox.join(&folder)).unwrap();
+        for (path, expected) in PARTS.iter().zip(by_hand(&logits, k)) {
+            assert!(bytes(&cache, path) == expected, "{path} of {k}");
+        }
+        let manifest = cache.manifest();
+        assert_eq!(manifest.format, 7);
+        let top = manifest.logits.as_ref().unwrap().top.unwrap();
+        assert_eq!((top.k, top.classes), (k, CLASSES));
+        // the class of the largest value is the teacher's answer
+        let dense = Manifest::load(&sandbox.join("dense")).unwrap();
+        assert_eq!(manifest.teacher.top1_basis_points, dense.teacher.top1_basis_points);
+        assert!(manifest.teacher.top1_basis_points.is_some());
+    }
+}
+
+#[test]
+fn a_softmax_at_the_end_is_no_difference() {
+    let sandbox = sandbox();
+    write_model(&sandbox, "probabilities.onnx", &[], "Softmax", 1);
+    sandbox.succeeds(&format!("{SPARSE} topk:4"));
+    let other = SPARSE.replace("teacher", "probabilities").replace("-o sparse", "-o other");
+    sandbox.succeeds(&format!("{other} topk:4"));
+    let of = |folder| bytes(&Cache::open(&sandbox.join(folder)).unwrap(), "logits/value");
+    assert!(of("sparse") == of("other"));
+    // probabilities that are named are converted
+    sandbox
+        .succeeds(&format!("{other} topk:4 --logits ending -o named").replacen("-o other", "", 1));
+    let named = floats(&Cache::open(&sandbox.join("named")).unwrap(), "logits/value");
+    let found = floats(&Cache::open(&sandbox.join("sparse")).unwrap(), "logits/value");
+    assert!(named.iter().zip(found).all(|(a, b)| (a - b).abs() < 0.01 * b.abs().max(0.1)));
+}
+
+#[test]
+fn whatever_reads_a_cache_copes() {
+    let sandbox = sandbox();
+    let line = format!("{SPARSE} topk:5 --augment none");
+    sandbox.succeeds(&line);
+    sandbox.run(&line).expect(0).says(&["0 computed by this run"]);
+    // without the flag as with it
+    sandbox.run(SPARSE.trim_end_matches(" --logits-keep")).expect(0).says(&["0 computed"]);
+    sandbox.run("cache info sparse").expect(0).says(&[
+        "the 5 largest of 12 classes",
+        "logits/value",
+        "logits/rest",
+    ]);
+    let live = "cache verify sparse --live teacher.onnx";
+    sandbox.run(live).expect(0).says(&["logits"]);
+    sandbox.succeeds("cache export sparse --npz logits.npz --tap logits");
+
+    let whole = contents(&sandbox.join("sparse"));
+    let shard = sandbox.join("sparse/logits/class/c/0/0/0");
+    let mut damaged = std::fs::read(&shard).unwrap();
+    damaged[0] ^= 1;
+    std::fs::write(&shard, damaged).unwrap();
+    assert!(sandbox.fails("cache verify sparse", 1).contains("logits/class"));
+    sandbox.succeeds("cache repair sparse");
+    sandbox.run(&line).expect(0).says(&["40 computed by this run"]);
+    let mut again = contents(&sandbox.join("sparse"));
+    // how long it took is another time
+    for files in [&mut again, &mut whole.clone()] {
+        files.retain(|path, _| path.starts_with("logits"));
+    }
+    for (path, bytes) in again {
+        assert!(whole[&path] == bytes, "{path}");
+    }
+}
+
+#[test]
+fn what_is_no_part_of_a_distribution_is_refused_in_one_line() {
+    let sandbox = sandbox();
+    write_model(&sandbox, "sigmoids.onnx", &[], "Sigmoid", 1);
+    sandbox.refused(
+        &format!("{SPARSE} topk:13"),
+        &["--logits-keep topk:13: expected at most 12", "found 13"],
+    );
+    sandbox.fails(&format!("{SPARSE} topk:0"), 2);
+    let independent = ["independent sigmoids", "--logits-keep all"];
+    let sigmoids = SPARSE.replace("teacher", "sigmoids");
+    sandbox.refused(&format!("{sigmoids} topk:3"), &independent);
+    for tensor in ["scores", "ending"] {
+        sandbox.refused(&format!("{sigmoids} topk:3 --logits {tensor}"), &independent);
+    }
+    sandbox.refused(&format!("{SPARSE} topk:3 --logits none"), &["found --logits none"]);
+
+    sandbox.succeeds(DENSE);
+    let mixed = ["made with another --logits-keep: expected topk:3, found all", "-o"];
+    sandbox.refused(&format!("{SPARSE} topk:3 -o dense").replacen("-o sparse", "", 1), &mixed);
+    sandbox.succeeds(&format!("{SPARSE} topk:3"));
+    for (keep, found) in [("topk:4", "expected topk:4, found topk:3"), ("all", "found topk:3")] {
+        sandbox.refused(&format!("{SPARSE} {keep}"), &[found]);
+    }
+}
+
+/// The loss of each criterion in the last epoch.
+fn trained(sandbox: &Sandbox, cache: &str, criterion: &str) -> f64 {
+    let line = format!("{TRAIN} {cache} --criterion {criterion} -o {cache}-run");
+    sandbox.succeeds(&line);
+    let run = sandbox.join(&format!("{cache}-run"));
+    let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    std::fs::remove_dir_all(run).unwrap();
+    let mut lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let epoch = lines.rfind(|line| line["kind"] == "epoch").unwrap();
+    let name = criterion.split(':').next().unwrap();
+    epoch["parts"][name].as_f64().unwrap_or_else(|| panic!("{epoch}"))
+}
+
+#[test]
+fn a_student_trains_from_the_largest_logits_nearly_as_from_all() {
+    let sandbox = sandbox();
+    sandbox.succeeds(DENSE);
+    sandbox.succeeds(&format!("{SPARSE} topk:12"));
+    for criterion in ["kd", "lskd", "dkd", "dist"] {
+        let (dense, all) =
+            (trained(&sandbox, "dense", criterion), trained(&sandbox, "sparse", criterion));
+        assert!((dense - all).abs() < 0.01 * dense.abs(), "{criterion}: {dense} {all}");
+    }
+    std::fs::remove_dir_all(sandbox.join("sparse")).unwrap();
+    sandbox.succeeds(&format!("{SPARSE} topk:4"));
+    let bound = trained(&sandbox, "sparse", "kd:temperature=1");
+    let dense = trained(&sandbox, "dense", "kd:temperature=1");
+    assert!(bound > 0.0 && bound < dense, "{bound} {dense}");
+    sandbox.succeeds(&format!("{TRAIN} sparse --criterion kd:pair=logits>scores -o pair"));
+    let all = ["of all 12 classes, found the 4 largest", "--logits-keep all"];
+    for criterion in ["mse", "mse:pair=logits>scores", "kd-binary:pair=logits>scores"] {
+        sandbox.refused(&format!("{TRAIN} sparse --criterion {criterion} -o no"), &all);
+    }
+}
