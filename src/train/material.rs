@@ -2,15 +2,14 @@
 //! model.
 
 use super::job::{Host, Settled};
-use super::teacher;
-use crate::cache::{Cache, Manifest, Originals, TapRecord};
+use super::{teacher, teaching};
+use crate::cache::{Cache, Manifest, Originals};
 use crate::criterion::Subject;
 use crate::data::{self, Augment, DataSpec, Dataset, Preprocess, Take};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::onnx;
-use crate::onnx::tap::Role;
-use crate::recipe::{CriterionRecipe, Teaching, Train};
+use crate::recipe::{CriterionRecipe, Train};
 use crate::statistic::Statistic;
 use crate::student::{Student, TensorId};
 use crate::trainer::activation;
@@ -23,9 +22,6 @@ use std::collections::BTreeSet;
 
 /// Most training samples among which an embedding's neighbors are sought.
 const NEIGHBORS: usize = 10_000;
-
-/// The least width of a vector whose direction alone is worth learning.
-const EMBEDDING: usize = 8;
 
 /// The training and evaluation data of a run.
 pub(super) struct Material {
@@ -195,7 +191,7 @@ impl Material {
             .cache()
             .map(Cache::manifest)
             .filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
-        let taught = cache.and_then(teacher_classes).unwrap_or(0);
+        let taught = cache.and_then(teaching::classes).unwrap_or(0);
         match self.data_classes().max(taught) {
             0 => Err(Error::input(
                 "data: expected classes, found neither names, labels nor a teacher's logits",
@@ -205,45 +201,9 @@ impl Material {
         }
     }
 
-    /// The taps of a cache without class logits that the default loss compares: the outputs, or
-    /// else the vectors where there are no maps.
-    fn taught(manifest: &Manifest) -> Vec<&TapRecord> {
-        if teacher_classes(manifest).is_some() {
-            return Vec::new();
-        }
-        let outputs: Vec<&TapRecord> = manifest.taps.iter().filter(|tap| tap.output).collect();
-        let are_vectors = manifest.taps.iter().all(|tap| tap.role == Role::Vector);
-        if outputs.is_empty() && are_vectors { manifest.taps.iter().collect() } else { outputs }
-    }
-
     /// The tensor and width of the teacher's only embedding, if no class logits are kept.
     pub(super) fn embedding(&self) -> Option<(String, usize)> {
-        let manifest = self.cache().map(Cache::manifest)?;
-        let taught = Self::taught(manifest);
-        let [tap] = taught.as_slice() else { return None };
-        let width = *manifest.statistics(&tap.alias).next()?.1.row_shape.last()?;
-        (tap.role == Role::Vector).then(|| (tap.tensor.clone(), width))
-    }
-
-    /// What the data can teach a student.
-    fn teaches(&self) -> Teaching {
-        let Some(manifest) = self.cache().map(Cache::manifest) else { return Teaching::Labels };
-        let taught = Self::taught(manifest);
-        let is_embedding = |tap: &&TapRecord| {
-            let array = manifest.statistics(&tap.alias).next().map(|(_, spec)| spec);
-            array.is_some_and(|spec| {
-                let axes = spec.axes.concat();
-                let width = spec.row_shape.last().copied().unwrap_or(0);
-                ["c", "tc"].contains(&axes.as_str()) && width >= EMBEDDING
-            })
-        };
-        let has_labels = self.labels().iter().any(|&label| label >= 0);
-        match taught.as_slice() {
-            [] if has_labels || teacher_classes(manifest).is_none() => Teaching::Maps,
-            [] => Teaching::Logits,
-            taught if taught.iter().all(is_embedding) => Teaching::Embeddings,
-            _ => Teaching::Outputs,
-        }
+        teaching::embedding(self.cache()?.manifest())
     }
 
     fn warn_of_missing_classes(&self, recipe: &Train, host: &Host<'_>) {
@@ -278,7 +238,9 @@ impl Material {
         no_classes: Option<&str>,
         host: &Host<'_>,
     ) -> Result<Vec<CriterionRecipe>> {
-        let mut terms = recipe.terms(self.teaches());
+        let has_labels = self.labels().iter().any(|&label| label >= 0);
+        let manifest = self.cache().map(Cache::manifest);
+        let mut terms = recipe.terms(teaching::of(manifest, has_labels));
         if self.cache().is_none()
             && let Some(term) = terms.iter().find(|t| t.method.spec().subject != Subject::Labels)
         {
@@ -437,7 +399,7 @@ impl Material {
 
     /// Whether a cache holds class logits of its teacher.
     pub(super) fn has_class_logits(&self) -> bool {
-        self.cache().is_some_and(|cache| teacher_classes(cache.manifest()).is_some())
+        self.cache().is_some_and(|cache| teaching::classes(cache.manifest()).is_some())
     }
 
     /// Whether there are test samples.
@@ -522,7 +484,8 @@ impl Material {
                 vectors.push((output.tensor, channels));
             }
         }
-        let ([(tensor, channels @ EMBEDDING..)], true) = (vectors.as_slice(), labeled) else {
+        let ([(tensor, channels @ teaching::EMBEDDING..)], true) = (vectors.as_slice(), labeled)
+        else {
             return Ok(None);
         };
         let take = Take { limit: Some(NEIGHBORS), shuffle: Some(0) };
@@ -620,11 +583,6 @@ fn with_originals<'a>(
         Some(dataset) => Ok(source.with_originals(Originals::new(cache, dataset)?)),
         None => Ok(source),
     }
-}
-
-/// How many classes a cache's logits tell.
-fn teacher_classes(manifest: &Manifest) -> Option<usize> {
-    manifest.logits_row()?.last().copied()
 }
 
 /// The data set of the inputs that a cache does not store: from `source`, else as the cache names

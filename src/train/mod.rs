@@ -32,6 +32,7 @@ mod report;
 mod student;
 mod survey;
 mod teacher;
+mod teaching;
 
 pub use folder::report;
 pub use job::{Host, Job};

@@ -139,9 +139,12 @@ impl Prepared {
         let classes =
             outputs::check(&model.onnx, student, &material, &source, objective, other, host)?;
         let mut learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
-        let projections = |learnable: &Learnable| match settled.recipe.export_projector {
-            true => learnable.projections(objective, student),
-            false => Ok(Vec::new()),
+        let projections = |learnable: &Learnable| {
+            if settled.recipe.export_projector {
+                learnable.projections(objective, student)
+            } else {
+                Ok(Vec::new())
+            }
         };
         if settled.recipe.export_projector {
             let projections = projections(&learnable)?;

@@ -90,8 +90,8 @@ pub(super) fn teacher_taps(
     manifest.taps.iter().filter(|tap| roles.contains(&tap.role)).filter_map(tap).collect()
 }
 
-/// The maps `[N, C, H, W]` among a student's taps, in graph order; one-dimensional ones, `[N, C, T]`,
-/// as maps of height 1, as which a cache holds them.
+/// The maps `[N, C, H, W]` among a student's taps, in graph order; one-dimensional ones,
+/// `[N, C, T]`, as maps of height 1, as which a cache holds them.
 #[must_use]
 pub fn student_maps(taps: &[Tap]) -> Vec<StudentTap> {
     let is_map = |tap: &&Tap| {
