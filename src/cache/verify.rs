@@ -345,7 +345,7 @@ fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<S
         });
     }
     if let Some(part) = TopPart::of_path(&spec.path)
-        && let Some(top) = manifest.logits.and_then(|logits| logits.top)
+        && let Some(top) = manifest.top()
     {
         return not_finite(spec.dtype, bytes).or_else(|| wrong_top(part, spec.dtype, top, bytes));
     }

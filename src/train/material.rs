@@ -128,10 +128,9 @@ impl Material {
         let named = self.classes().len();
         let labeled = self.labeled();
         // logits of other classes say nothing about the student's
-        let cache = self
-            .cache()
-            .map(Cache::manifest)
-            .filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
+        let cache = self.cache().map(Cache::manifest).filter(|manifest| {
+            !manifest.logits.as_ref().is_some_and(|logits| logits.other_classes)
+        });
         let taught = cache.and_then(teacher_classes).unwrap_or(0);
         match named.max(labeled).max(taught) {
             0 => Err(Error::input(
@@ -150,6 +149,11 @@ impl Material {
         let width = *manifest.statistics(&tap.alias).next()?.1.row_shape.last()?;
         let is_embedding = tap.role == Role::Vector && teacher_classes(manifest).is_none();
         is_embedding.then(|| (tap.tensor.clone(), width))
+    }
+
+    /// Positions and classes of the teacher's logits, if each position has some.
+    pub(super) fn logits_at_positions(&self) -> Option<[usize; 2]> {
+        <[usize; 2]>::try_from(self.cache()?.manifest().logits_row()?).ok()
     }
 
     /// What the data can teach a student.
@@ -244,6 +248,7 @@ impl Material {
         let taps = self.taps(cache, student)?;
         if objective.teacher_logits || settled.teacher.is_some() {
             taps.check_dense_logits("sakd")?;
+            taps.check_no_positions("sakd")?;
         }
         let vectors = taps.suggest_vector("sakd")?;
         let Some(file) = &settled.teacher else {
@@ -436,9 +441,12 @@ impl Material {
     }
 }
 
-/// How many classes a cache's logits tell.
+/// How many classes a cache's logits tell of a sample.
 fn teacher_classes(manifest: &Manifest) -> Option<usize> {
-    manifest.logits_row()?.last().copied()
+    match *manifest.logits_row()?.as_slice() {
+        [classes] => Some(classes),
+        _ => None,
+    }
 }
 
 /// The data set of the inputs that a cache does not store: from `--source`, else as the cache names

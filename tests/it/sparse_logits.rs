@@ -1,11 +1,12 @@
 //! Sparse logits: what is stored is what a hand computes, whatever reads a cache copes with it, and
 //! a student trains from it.
 
-use crate::support::graph::{FLOAT, constant, node, value, write_graph};
+use crate::support::graph::{FLOAT, INT64, constant, node, value, write_graph};
 use crate::support::{Random, Sandbox, bytes, contents, floats, noise, write_npz};
 use half::f16;
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Manifest};
+use nst_cache::onnx::Model;
 use nst_cache::onnx::proto::GraphProto;
 use serde_json::Value;
 
@@ -213,4 +214,89 @@ fn a_student_trains_from_the_largest_logits_nearly_as_from_all() {
     for criterion in ["mse", "mse:pair=logits>scores", "kd-binary:pair=logits>scores"] {
         sandbox.refused(&format!("{TRAIN} sparse --criterion {criterion} -o no"), &all);
     }
+}
+
+/// Two token models of 5 positions, and 24 sequences with a mask that the teacher takes too.
+fn tokens() -> Sandbox {
+    let sandbox = Sandbox::with_runtime();
+    write_model(&sandbox, "student.onnx", &["5"], "", 2);
+    write_model(&sandbox, "teacher.onnx", &["5"], "", 1);
+    let path = sandbox.join("teacher.onnx");
+    let mut graph = Model::read(&path).unwrap().graph().clone();
+    // the mask is read, and changes nothing of the logits
+    graph.input.push(value("attention_mask", INT64, &["batch", "5"]));
+    graph.node.push(node("Identity", &["attention_mask"], "seen", vec![]));
+    graph.output.push(value("seen", INT64, &["batch", "5"]));
+    write_graph(&path, graph);
+    let lengths = (0..24).flat_map(|row| (0..5).map(move |at| i64::from(at < row % 6)));
+    let mask = Array::new(vec![24, 5], Values::I64(lengths.collect())).unwrap();
+    let arrays = [("x", &noise(&[24, 5, 6], 3)), ("attention_mask", &mask)];
+    write_npz(&sandbox.join("x.npz"), &arrays);
+    sandbox
+}
+
+#[test]
+fn logits_at_positions_are_kept_and_padding_counts_for_nothing() {
+    let sandbox = tokens();
+    let positions = "--logits scores";
+    sandbox.succeeds(&format!("{DENSE} {positions}"));
+    let dense = Cache::open(&sandbox.join("dense")).unwrap();
+    let spec = dense.array("logits").unwrap().spec();
+    assert_eq!((&*spec.row_shape, dense.manifest().format), (&[5, CLASSES][..], 7));
+    sandbox.succeeds(&format!("{SPARSE} topk:3 {positions}"));
+    let sparse = Cache::open(&sandbox.join("sparse")).unwrap();
+    for (path, expected) in PARTS.iter().zip(by_hand(&floats(&dense, "logits"), 3)) {
+        assert!(bytes(&sparse, path) == expected, "{path}");
+    }
+    assert_eq!(sparse.array("logits/rest").unwrap().spec().row_shape, [5]);
+    sandbox.succeeds("cache verify sparse --live teacher.onnx");
+    drop((dense, sparse));
+
+    let masked = format!("{positions} --logits-mask attention_mask");
+    let masked = |line: &str, folder: &str| {
+        sandbox.succeeds(&format!("{line} {masked} -o {folder}").replacen("-o dense", "", 1));
+    };
+    masked(DENSE, "masked");
+    sandbox.run("cache info masked").expect(0).says(&["only where `attention_mask` is not 0"]);
+    masked(&format!("{SPARSE} topk:12").replacen("-o sparse", "", 1), "all");
+    for criterion in ["kd", "lskd", "dist"] {
+        let (all, some) =
+            (trained(&sandbox, "dense", criterion), trained(&sandbox, "masked", criterion));
+        assert!((all - some).abs() > 1e-3 * all.abs(), "{criterion}: the mask changes nothing");
+        let sparse = trained(&sandbox, "all", criterion);
+        assert!((sparse - some).abs() < 0.01 * some.abs(), "{criterion}: {sparse} {some}");
+    }
+    sandbox.refused(&format!("{TRAIN} masked --criterion dkd -o no"), &["5x12"]);
+    // an ordinary resume
+    sandbox
+        .run(&format!("{DENSE} -o masked").replacen("-o dense", "", 1))
+        .expect(0)
+        .says(&["0 computed by this run"]);
+}
+
+#[test]
+fn a_mask_that_fits_nothing_is_refused() {
+    let sandbox = tokens();
+    for (flags, parts) in [
+        ("--logits scores --logits-mask none", &["an input that the data has", "attention_mask"]),
+        ("--logits scores --logits-mask x", &["a value for each of 5 positions", "[5, 6]"]),
+        ("--logits none --logits-mask x", &["logits [positions, classes]", "found none"]),
+    ] {
+        sandbox.refused(&format!("{DENSE} {flags}"), parts);
+    }
+}
+
+#[test]
+fn a_dry_run_tells_what_the_largest_take() {
+    let sandbox = sandbox();
+    let line = DENSE.replace("-o dense", "--dry-run");
+    assert!(sandbox.json(&line)["logits"].is_null(), "few classes");
+    let measured = sandbox.json(&format!("{line} --logits-keep topk:7 --compress none"));
+    let bytes: Vec<(String, f64)> =
+        serde_json::from_value(measured["logits"]["bytes"].clone()).unwrap();
+    let expected = [("float32", 48.0), ("float16", 24.0), ("topk:5", 24.0), ("topk:7", 32.0)];
+    let expected = expected.map(|(name, bytes)| (name.to_owned(), bytes)).to_vec();
+    // of K = 10: 10 · (2 + 2) + 4
+    assert_eq!(bytes, [expected, vec![("topk:10".to_owned(), 44.0)]].concat());
+    sandbox.run(&format!("{line} --logits-keep topk:7")).expect(0).says(&["topk:7", "scores"]);
 }
