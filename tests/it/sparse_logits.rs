@@ -3,11 +3,15 @@
 
 use crate::support::graph::{FLOAT, INT64, constant, node, value, write_graph};
 use crate::support::{Random, Sandbox, bytes, contents, floats, noise, write_npz};
+use candle_core::{DType, Device, Tensor};
 use half::f16;
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Manifest};
+use nst_cache::criterion::Sparse;
+use nst_cache::criterion::papers::kd::{kd, kd_sparse};
 use nst_cache::onnx::Model;
 use nst_cache::onnx::proto::GraphProto;
+use nst_cache::statistic::TopPart;
 use serde_json::Value;
 
 const CLASSES: usize = 12;
@@ -299,4 +303,77 @@ fn a_dry_run_tells_what_the_largest_take() {
     // of K = 10: 10 · (2 + 2) + 4
     assert_eq!(bytes, [expected, vec![("topk:10".to_owned(), 44.0)]].concat());
     sandbox.run(&format!("{line} --logits-keep topk:7")).expect(0).says(&["topk:7", "scores"]);
+}
+
+/// Logits of `[64, 1000]`: normal ones of this deviation, and of one class in each row more.
+#[allow(clippy::cast_possible_truncation, reason = "float32 is what a teacher gives")]
+fn drawn(deviation: f64, more: f64, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    let mut normal = || {
+        let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * random.unit()).cos()
+    };
+    let mut logits: Vec<f32> = (0..64_000).map(|_| (deviation * normal()) as f32).collect();
+    for (row, logits) in logits.chunks_mut(1000).enumerate() {
+        logits[row * 15] += more as f32;
+    }
+    logits
+}
+
+/// The table of docs/criteria.md: what KD of the K largest, as they are stored, is of dense KD, and
+/// the cosine of their gradients.
+#[test]
+fn how_far_kd_of_the_largest_is_from_dense_kd() {
+    let tensor = |values: Vec<f32>, shape: &[usize]| {
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+    };
+    let sum = |x: Tensor| x.sum_all().unwrap().to_scalar::<f64>().unwrap();
+    let dot = |a: &Tensor, b: &Tensor| sum((a * b).unwrap());
+    let mut lines = Vec::new();
+    for (name, deviation, more) in
+        [("peaked", 2.0, 16.0), ("between", 2.0, 9.0), ("flat", 1.0, 2.0)]
+    {
+        let logits = drawn(deviation, more, 1);
+        // a student that knows half of it
+        let own = drawn(1.0, 0.0, 2);
+        let student = logits.iter().zip(own).map(|(t, s)| 0.5 * t + s).collect();
+        let (student, teacher) =
+            (tensor(student, &[64, 1000]), tensor(logits.clone(), &[64, 1000]));
+        for temperature in [1.0, 4.0] {
+            let dense = kd(&student, &teacher, temperature).unwrap();
+            let mut line = format!("| {name} | {temperature} | {:.3} |", dense.value);
+            let mut before = 0.0;
+            for k in [5, 10, 16, 50, 1000] {
+                let part = |part: TopPart| part.compute(&logits, 1000, k).unwrap();
+                let (Values::F16(value), Values::U16(class), Values::F32(rest)) =
+                    (part(TopPart::Value), part(TopPart::Class), part(TopPart::Rest))
+                else {
+                    panic!()
+                };
+                let mass = rest.iter().map(|&mass| f64::from(mass)).sum::<f64>() / 64.0;
+                let value = tensor(value.into_iter().map(f32::from).collect(), &[64, k]);
+                let class: Vec<i64> = class.into_iter().map(i64::from).collect();
+                let class = Tensor::from_vec(class, (64, k), &Device::Cpu).unwrap();
+                let rest = tensor(rest, &[64]);
+                let sparse = Sparse { value: &value, class: &class, rest: &rest, classes: 1000 };
+                let found = kd_sparse(&student, &sparse, temperature).unwrap();
+                let (a, b) = (&found.inputs[0], &dense.inputs[0]);
+                let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+                let share = found.value / dense.value;
+                // a finer partition has a larger divergence, but for the rounding to f16
+                assert!(found.value > 0.999 * before && share < 1.001, "{name} {k}: {share}");
+                assert!(k < 1000 || (share > 0.999 && cosine > 0.9999), "{share} {cosine}");
+                before = found.value;
+                if k < 1000 {
+                    line += &format!(" {share:.3} / {cosine:.3} ({mass:.3}) |");
+                }
+            }
+            lines.push(line);
+        }
+    }
+    println!("{}", lines.join("\n"));
+    let document = include_str!("../../docs/criteria.md");
+    let missing: Vec<&String> =
+        lines.iter().filter(|line| !document.contains(line.as_str())).collect();
+    assert!(missing.is_empty(), "not in docs/criteria.md: {missing:#?}");
 }

@@ -1,15 +1,15 @@
 //! `manifest.json`: what the cache was made from and which segments are published. It is the commit
 //! point.
 
+use super::logits::{LogitsRecord, TopRecord};
 use super::shard::{ShardLayout, Sum};
-use super::{document, zarr};
+use super::{document, logits, zarr};
 use crate::array::{Dtype, Layout};
 use crate::data::augment::Parameter;
 use crate::data::{Augmentation, Fingerprint, Preprocess};
 use crate::error::{Error, Result};
 use crate::onnx::BatchNorm;
 use crate::onnx::feed::Constant;
-use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
 use crate::statistic::{LOGITS, MapShape, Statistic, TopPart};
 use serde::{Deserialize, Serialize};
@@ -136,35 +136,6 @@ pub struct TapRecord {
     /// file contains one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_norm: Option<BatchNorm>,
-}
-
-/// Describes logits that are not simply a tensor of the teacher over the labels' classes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogitsRecord {
-    /// How they were converted, if they were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_of: Option<Conversion>,
-    /// Whether their classes differ from those of the labels.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub other_classes: bool,
-    /// How many classes are kept, if they are sparse: the arrays are `logits/value`,
-    /// `logits/class` and `logits/rest` instead of `logits`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top: Option<TopRecord>,
-    /// For logits at positions: the input that is 0 at those that don't count, such as padding.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mask: Option<String>,
-}
-
-/// The size of sparse logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TopRecord {
-    /// How many classes are kept.
-    pub k: usize,
-    /// Of how many.
-    pub classes: usize,
 }
 
 /// A published segment: `segment_rows` rows of one view, in a prefix of the view arrays. The prefix
@@ -551,7 +522,11 @@ impl Manifest {
                         or no such array"
                 .to_owned());
         }
-        self.validate_sparse_logits()?;
+        let array = |path: &str| {
+            let spec = self.view_arrays.iter().find(|spec| spec.path == path)?;
+            Some((spec.row_shape.as_slice(), spec.dtype))
+        };
+        logits::validate(self.top(), array)?;
         self.validate_mask()?;
         if !matches!(self.row_sums.len(), 0 | 2) {
             return Err(format!(
@@ -581,39 +556,6 @@ impl Manifest {
             return Ok(());
         }
         Err(format!("logits: expected an input `{mask}` of a value for each position of {row:?}"))
-    }
-
-    /// Sparse logits are three arrays of the sizes that the record gives, and stand alone.
-    fn validate_sparse_logits(&self) -> Result<(), String> {
-        let array = |path: &str| self.view_arrays.iter().find(|spec| spec.path == path);
-        let parts = TopPart::ALL.map(|part| (part, array(part.path())));
-        let Some(TopRecord { k, classes }) = self.top() else {
-            return match parts.iter().find_map(|(_, spec)| *spec) {
-                Some(spec) => Err(format!("array `{}`: expected a record of K", spec.path)),
-                None => Ok(()),
-            };
-        };
-        if array(LOGITS).is_some() || k == 0 || k > classes || u32::try_from(classes).is_err() {
-            return Err(format!(
-                "logits: expected sparse logits of 1 to {classes} classes alone, found {k}"
-            ));
-        }
-        let positions = match parts[0].1.map(|spec| spec.row_shape.as_slice()) {
-            Some(&[positions, _]) => Some(positions),
-            _ => None,
-        };
-        for (part, spec) in parts {
-            let top = part.has_top_axis().then_some(k);
-            let shape: Vec<usize> = positions.into_iter().chain(top).collect();
-            if !spec.is_some_and(|s| s.row_shape == shape && s.dtype == part.dtype(classes)) {
-                return Err(format!(
-                    "array `{}`: expected rows {shape:?} of {}",
-                    part.path(),
-                    part.dtype(classes).name()
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// The rows of a statistic must match the map that its tap records.
