@@ -6,6 +6,7 @@
 mod document;
 mod export;
 mod extraction;
+mod logits;
 mod manifest;
 mod originals;
 mod plan;
@@ -27,9 +28,9 @@ mod tests;
 
 pub use export::{Export, Format, export};
 pub use extraction::seconds as extraction_seconds;
+pub use logits::{LogitsRecord, TopRecord};
 pub use manifest::{
-    ArraySpec, Codec, DataRecord, Extent, LogitsRecord, Manifest, Segment, TapRecord,
-    TeacherRecord, TopRecord,
+    ArraySpec, Codec, DataRecord, Extent, Manifest, Segment, TapRecord, TeacherRecord,
 };
 pub use originals::Originals;
 pub use plan::CachePlan;

@@ -128,7 +128,9 @@ fn within(plan: &Manifest, found: &Manifest) -> Manifest {
         tap.map = tap.map.filter(|_| before.map.is_some());
     }
     within.view_arrays.truncate(found.view_arrays.len());
-    within.logits = within.logits.filter(|_| within.logits_array().is_some());
+    if within.logits_array().is_none() {
+        within.logits = None;
+    }
     // not settings, and compared by value elsewhere
     within.row_sums.clone_from(&found.row_sums);
     within.extends = found.extends;

@@ -3,14 +3,12 @@
 
 use super::read::{WRONG_SHARD, wrong_value};
 use super::shard::{Digest, Fault, ShardLayout, Sum};
-use super::{
-    ArraySpec, Decoder, Manifest, TopRecord, document, extraction, manifest, stamps, zarr,
-};
+use super::{ArraySpec, Decoder, Manifest, document, extraction, logits, manifest, stamps, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::statistic::{Statistic, TopPart, top_classes};
+use crate::statistic::{Statistic, TopPart};
 use crate::storage::{self, Lock};
 use crate::threads;
 use serde::Serialize;
@@ -345,42 +343,15 @@ fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<S
         });
     }
     if let Some(part) = TopPart::of_path(&spec.path)
-        && let Some(top) = manifest.logits.and_then(|logits| logits.top)
+        && let Some(top) = manifest.top()
     {
-        return not_finite(spec.dtype, bytes).or_else(|| wrong_top(part, spec.dtype, top, bytes));
+        return not_finite(spec.dtype, bytes)
+            .or_else(|| logits::wrong(part, spec.dtype, top, bytes));
     }
     let parameter = manifest.augment.as_ref().and_then(|_| Parameter::named(&spec.path));
     match parameter {
         Some(parameter) => parameter.read(bytes, manifest.rows, &mut View::default()).err(),
         None => not_finite(spec.dtype, bytes),
-    }
-}
-
-/// The problem with finite values of sparse logits, if any.
-fn wrong_top(part: TopPart, dtype: Dtype, top: TopRecord, bytes: &[u8]) -> Option<String> {
-    match part {
-        TopPart::Value => {
-            let values: Vec<half::f16> = bytemuck::pod_collect_to_vec(bytes);
-            let falls = |row: &[half::f16]| {
-                row.first().is_none_or(|v| *v <= half::f16::ZERO) && row.is_sorted_by(|a, b| a >= b)
-            };
-            (!values.chunks(top.k).all(falls))
-                .then(|| "expected falling log-probabilities, found others".to_owned())
-        }
-        TopPart::Class => {
-            let mut seen = HashSet::new();
-            top_classes(bytes, dtype).chunks(top.k).find_map(|row| {
-                seen.clear();
-                let wrong = row.iter().find(|&&c| c >= top.classes || !seen.insert(c))?;
-                let last = top.classes - 1;
-                Some(format!("class {wrong}: expected {} of 0 to {last}, each once", top.k))
-            })
-        }
-        TopPart::Rest => {
-            let masses: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
-            let wrong = masses.into_iter().find(|mass| !(0.0..=1.0).contains(mass))?;
-            Some(format!("expected a probability, found {wrong}"))
-        }
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Spec {
     pub layers: Layers,
     /// What it trains alongside the student.
     pub learnable: Option<&'static str>,
+    /// Whether a criterion of logits also reads the label of each of their rows.
+    pub labeled: bool,
 }
 
 impl Spec {
@@ -109,6 +111,7 @@ impl Spec {
         pairs: Pairs::All,
         layers: Layers::Each,
         learnable: None,
+        labeled: false,
     };
     /// A criterion of logits that learns nothing.
     pub const LOGITS: Self = Self { subject: Subject::Logits, statistics: &[], ..Self::MAPS };

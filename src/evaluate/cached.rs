@@ -251,7 +251,7 @@ fn arrays(manifest: &Manifest, classes: Option<usize>) -> Side {
             }
             _ => {}
         }
-        let made_of = manifest.logits.and_then(|logits| logits.made_of);
+        let made_of = manifest.logits.as_ref().and_then(|logits| logits.made_of);
         let width: usize = spec.row_shape.iter().product();
         let is_logits = spec.path == LOGITS;
         // they are logarithms of probabilities then

@@ -25,7 +25,7 @@ pub(super) struct Accuracy {
 /// # Errors
 /// When the cache cannot be read.
 pub(super) fn of_cache(cache: &Cache, classes: usize) -> Result<Accuracy> {
-    let is_sparse = cache.manifest().logits.is_some_and(|logits| logits.top.is_some());
+    let is_sparse = cache.manifest().top().is_some();
     let logits = cache.array(if is_sparse { TopPart::Class.path() } else { LOGITS })?;
     let labels = labels(cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());

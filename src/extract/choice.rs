@@ -297,10 +297,9 @@ fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
 /// # Errors
 /// When the cache has them in another form.
 fn logits_keep(recipe: &Extract, existing: Option<&Manifest>) -> Result<LogitsKeep> {
-    let there = existing.filter(|manifest| manifest.logits_array().is_some()).map(|manifest| {
-        let top = manifest.logits.and_then(|logits| logits.top);
-        top.map_or(LogitsKeep::All, |top| LogitsKeep::Top(top.k))
-    });
+    let there = existing
+        .filter(|manifest| manifest.logits_array().is_some())
+        .map(|manifest| manifest.top().map_or(LogitsKeep::All, |top| LogitsKeep::Top(top.k)));
     match (recipe.logits_keep, there) {
         (Some(asked), Some(there)) if asked != there => Err(Error::input(format!(
             "cache {}: made with another --logits-keep: expected {asked}, found {there}",
@@ -382,6 +381,11 @@ pub(super) fn logits_arrays(
     }
 }
 
+/// Whether logits are those of a sigmoid each, so that they are no distribution over classes.
+pub(super) fn are_independent(model: &Model, tensor: &str, conversion: Option<Conversion>) -> bool {
+    conversion == Some(Conversion::Sigmoid) || logits::are_independent(model, tensor)
+}
+
 /// Refuses the K largest of what is no distribution over at least K classes.
 fn refuse_no_distribution(model: &Model, found: &Logits, k: usize) -> Result<()> {
     let Logits { tensor, classes, .. } = found;
@@ -391,7 +395,7 @@ fn refuse_no_distribution(model: &Model, found: &Logits, k: usize) -> Result<()>
              {k}"
         )));
     }
-    if found.conversion == Some(Conversion::Sigmoid) || logits::are_independent(model, tensor) {
+    if are_independent(model, tensor, found.conversion) {
         return Err(Error::input(format!(
             "--logits-keep topk:{k}: expected a distribution over classes, found independent \
              sigmoids in `{tensor}`"

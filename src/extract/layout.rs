@@ -105,7 +105,7 @@ pub(super) fn lay_out(
         tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
         teacher: teacher_record(prepared, provider),
         data: data_record(prepared, fingerprint),
-        logits: logits_record(outputs, reader.rows.other_classes),
+        logits: logits_record(outputs, reader.rows.other_classes, prepared.mask.clone()),
         taps: taps(&outputs.all, &prepared.model)?,
         rows: reader.rows.len(),
         views: reader.view_count,
@@ -233,12 +233,16 @@ fn from_data(reader: &RowReader) -> Vec<ArraySpec> {
 }
 
 /// What a reader must know of the logits.
-fn logits_record(outputs: &Outputs, other_classes: bool) -> Option<LogitsRecord> {
+fn logits_record(
+    outputs: &Outputs,
+    other_classes: bool,
+    mask: Option<String>,
+) -> Option<LogitsRecord> {
     let logits = outputs.logits()?;
     let kept = logits.kept_logits()?;
     let classes = logits.shape.last().copied().unwrap_or(0);
     let top = kept.top.map(|(_, k)| TopRecord { k, classes });
-    let record = LogitsRecord { made_of: kept.conversion, other_classes, top };
+    let record = LogitsRecord { made_of: kept.conversion, other_classes, top, mask };
     (record != LogitsRecord::default()).then_some(record)
 }
 

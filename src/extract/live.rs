@@ -250,8 +250,8 @@ fn sparse(
     manifest: &Manifest,
     read: impl Fn(&str) -> Result<Vec<u8>>,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let top = manifest.logits.and_then(|logits| logits.top);
-    let top = top.ok_or_else(|| Error::internal("live: sparse logits without a record"))?;
+    let top =
+        manifest.top().ok_or_else(|| Error::internal("live: sparse logits without a record"))?;
     let part = |part: TopPart| Ok::<_, Error>((part.dtype(top.classes), read(part.path())?));
     let ((dtype, value), (index, class), (_, rest)) =
         (part(TopPart::Value)?, part(TopPart::Class)?, part(TopPart::Rest)?);

@@ -5,12 +5,12 @@ use super::encode::Encoded;
 use super::output::Output;
 use super::prepare::{Prepared, prepare};
 use super::reader::RowReader;
-use super::ways;
+use super::{choice, ways};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
 use crate::monitor::{Monitor, Silent};
-use crate::recipe::{Compress, Extract, Keep, Store};
+use crate::recipe::{Compress, Extract, Keep, LogitsKeep, Store};
 use crate::runtime::{Runtime, Session, SessionOptions};
 use crate::statistic::Statistic;
 use serde::Serialize;
@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 
 /// Rows that are measured.
 const ROWS: usize = 256;
+/// The numbers of classes for which sparse logits are measured.
+const TOP: [usize; 4] = [5, 10, 16, 50];
 /// Bytes of a form after which no more rows are measured.
 const BYTES: usize = 256 << 20;
 /// Bytes of a form that are computed at once; a larger row is not computed, and counts as raw.
@@ -30,6 +32,21 @@ pub struct Sizes {
     pub rows: usize,
     /// The taps, in the order of the outputs.
     pub taps: Vec<TapSizes>,
+    /// The class logits, if there are more than 50 classes or `--logits-keep` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits: Option<LogitsSizes>,
+}
+
+/// What each form of the class logits takes on disk.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogitsSizes {
+    /// The ONNX tensor.
+    pub tensor: String,
+    /// Shape of a sample's logits.
+    pub shape: Vec<usize>,
+    /// Each form with its bytes a sample: all classes in f32, as they are stored, and in f16, to
+    /// compare with; then those of `--logits-keep topk:K`.
+    pub bytes: Vec<(String, f64)>,
 }
 
 /// What each form of a tap takes on disk.
@@ -89,7 +106,43 @@ pub fn sizes(
             sizes.kept = Some(smallest(recipe, tap, &sizes.bytes));
         }
     }
-    Ok(Sizes { rows: ROWS.min(prepared.reader.rows.len()), taps: sizes })
+    let logits = logits_sizes(&prepared, &mut session)?;
+    Ok(Sizes { rows: ROWS.min(prepared.reader.rows.len()), taps: sizes, logits })
+}
+
+/// Measures the forms of the class logits.
+fn logits_sizes(prepared: &Prepared<'_>, session: &mut Session) -> Result<Option<LogitsSizes>> {
+    let asked = match prepared.recipe.logits_keep {
+        Some(LogitsKeep::Top(k)) => Some(k),
+        _ => None,
+    };
+    let Some(found) = prepared.candidates.logits() else { return Ok(None) };
+    let (tensor, shape) = (&found.tensor, &found.shape);
+    let conversion = found.kept_logits().and_then(|logits| logits.conversion);
+    let classes = shape.last().copied().unwrap_or(0);
+    if classes <= TOP[TOP.len() - 1] && asked.is_none() {
+        return Ok(None);
+    }
+    let form = |keep| choice::logits_arrays(tensor, shape, conversion, keep);
+    let dense = |dtype: Dtype| (dtype.name().to_owned(), form(LogitsKeep::All), Some(dtype));
+    let mut forms = vec![dense(Dtype::F32), dense(Dtype::F16)];
+    if !choice::are_independent(&prepared.model, tensor, conversion) {
+        let mut counts: Vec<usize> = TOP.into_iter().chain(asked).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        let counts = counts.into_iter().filter(|&k| k <= classes).map(LogitsKeep::Top);
+        forms.extend(counts.map(|keep| (keep.to_string(), form(keep), None)));
+    }
+    let arrays: Vec<(&Output, Option<Dtype>)> = forms
+        .iter()
+        .flat_map(|(_, arrays, dtype)| arrays.iter().map(|array| (array, *dtype)))
+        .collect();
+    let mut measured = measure(prepared, session, &arrays)?.into_iter();
+    let bytes = forms
+        .iter()
+        .map(|(name, arrays, _)| (name.clone(), measured.by_ref().take(arrays.len()).sum()))
+        .collect();
+    Ok(Some(LogitsSizes { tensor: tensor.clone(), shape: shape.clone(), bytes }))
 }
 
 /// The form of a tap that takes the fewest bytes of those that serve the recipe's criteria.
@@ -111,10 +164,20 @@ pub(super) fn bytes_per_row(
     session: &mut Session,
     outputs: &[&Output],
 ) -> Result<Vec<f64>> {
+    let outputs: Vec<_> = outputs.iter().map(|&output| (output, None)).collect();
+    measure(prepared, session, &outputs)
+}
+
+/// The same, with the element types of some given.
+fn measure(
+    prepared: &Prepared<'_>,
+    session: &mut Session,
+    outputs: &[(&Output, Option<Dtype>)],
+) -> Result<Vec<f64>> {
     let Prepared { recipe, reader, candidates, batch, .. } = prepared;
     let mut meters = outputs
         .iter()
-        .map(|output| Meter::new(output, reader, recipe.store))
+        .map(|&(output, dtype)| Ok(Meter { dtype, ..Meter::new(output, reader, recipe.store)? }))
         .collect::<Result<Vec<_>>>()?;
     let rows = ROWS.min(reader.rows.len());
     for first in (0..rows).step_by(*batch) {

@@ -70,7 +70,7 @@ use std::time::Instant;
 pub(crate) use estimate::human_bytes;
 pub(crate) use inputs::{image_input, options_of, recorded_classes};
 pub use keep::{Alternative, Kept};
-pub use measure::{Sizes, TapSizes, sizes};
+pub use measure::{LogitsSizes, Sizes, TapSizes, sizes};
 pub use pipeline::Stages;
 
 /// The result of an extraction.

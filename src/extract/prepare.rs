@@ -9,7 +9,7 @@ use super::rows::{self, Rows};
 use super::{classes, feed, in_graph, independence, soundness};
 use crate::cache::Manifest;
 use crate::data::{self, Subset, subset};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::recipe::Extract;
@@ -32,6 +32,8 @@ pub(super) struct Prepared<'a> {
     /// What may be kept: of taps whose form is undecided, the arrays of all forms.
     pub(super) candidates: Outputs,
     pub(super) undecided: Vec<Undecided>,
+    /// The input that masks the logits of some positions.
+    pub(super) mask: Option<String>,
 }
 
 /// Opens the data set and chooses the recipe's part of it.
@@ -77,6 +79,7 @@ pub(super) fn prepare<'a>(
     let Choice { outputs, undecided } =
         choice::choose(recipe, &model, &probe, classes, there, monitor)?;
     let outputs = Outputs::new(outputs);
+    let mask = logits_mask(recipe, there, &outputs, &source)?;
     let recorded = inputs::recorded_classes(&model)?;
     let known = Known {
         who: "the teacher",
@@ -116,8 +119,44 @@ pub(super) fn prepare<'a>(
         largest_tensor,
         candidates,
         undecided,
+        mask,
     };
     Ok((prepared, session))
+}
+
+/// The input that masks the logits of some positions: as the recipe names it, else as the cache
+/// records it.
+///
+/// # Errors
+/// When it is no input from the data, or has other positions than the logits.
+fn logits_mask(
+    recipe: &Extract,
+    existing: Option<&Manifest>,
+    outputs: &Outputs,
+    source: &TeacherInputs,
+) -> Result<Option<String>> {
+    let there = existing.and_then(|manifest| manifest.logits.as_ref()?.mask.clone());
+    let Some(mask) = recipe.logits_mask.clone() else { return Ok(there) };
+    let refuse = |expected: &str, found: String| {
+        Err(Error::input(format!("--logits-mask {mask}: expected {expected}, found {found}")))
+    };
+    let logits = outputs.logits().map(|logits| logits.shape.as_slice());
+    let Some(&[positions, _]) = logits else {
+        let found = logits.map_or("none".to_owned(), |row| format!("rows of {row:?}"));
+        return refuse("logits [positions, classes] (--logits TENSOR)", found);
+    };
+    let arrays = source.inputs.iter().filter(|_| source.preprocess.is_none());
+    match arrays.clone().find(|input| input.name == mask) {
+        Some(input) if input.row_shape == [positions] => Ok(Some(mask)),
+        Some(input) => refuse(
+            &format!("a value for each of {positions} positions"),
+            format!("rows of {:?}", input.row_shape),
+        ),
+        None => {
+            let names: Vec<&str> = arrays.map(|input| input.name.as_str()).collect();
+            refuse("an input that the data has as an array", names.join(", "))
+        }
+    }
 }
 
 /// The manifest of a cache of this teacher and preprocessing in the folder. Any other one is

@@ -37,11 +37,10 @@ pub(super) fn recorded(
     let tensor = spec.tensor.clone().ok_or_else(unknown)?;
     if is_logits(spec) {
         row_shape(&tensor, probe)?;
-        let record = manifest.logits.unwrap_or_default();
-        let part = TopPart::of_path(&spec.path);
-        let top = part.zip(record.top.map(|top| top.k));
+        let conversion = manifest.logits.as_ref().and_then(|logits| logits.made_of);
+        let top = TopPart::of_path(&spec.path).zip(manifest.top().map(|top| top.k));
         let shape = manifest.logits_row().ok_or_else(unknown)?;
-        return Ok(logits(&tensor, shape, KeptLogits { conversion: record.made_of, top }));
+        return Ok(logits(&tensor, shape, KeptLogits { conversion, top }));
     }
     let (alias, statistic) = Statistic::of_path(&spec.path).ok_or_else(unknown)?;
     let map = manifest.map(alias);

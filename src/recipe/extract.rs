@@ -57,6 +57,9 @@ pub struct Extract {
     pub logits: LogitsChoice,
     /// What is kept of the class logits; `None` for what the cache has of them, else all.
     pub logits_keep: Option<LogitsKeep>,
+    /// Of logits at positions the input that is 0 at those that don't count; `None` for that of
+    /// the cache, else none.
+    pub logits_mask: Option<String>,
     /// The forms of each map to store.
     pub keep: Keep,
     /// The criteria that will be computed from the cache, if known: [`Keep::Auto`] keeps what they
@@ -117,6 +120,7 @@ impl Extract {
             taps: Vec::new(),
             logits: LogitsChoice::Auto,
             logits_keep: None,
+            logits_mask: None,
             keep: Keep::Auto,
             criteria: Vec::new(),
             sizes: Vec::new(),

@@ -187,10 +187,9 @@ impl Material {
     /// The number of classes of a student of this data.
     pub(super) fn class_count(&self) -> Result<usize> {
         // logits of other classes say nothing about the student's
-        let cache = self
-            .cache()
-            .map(Cache::manifest)
-            .filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
+        let cache = self.cache().map(Cache::manifest).filter(|manifest| {
+            !manifest.logits.as_ref().is_some_and(|logits| logits.other_classes)
+        });
         let taught = cache.and_then(teaching::classes).unwrap_or(0);
         match self.data_classes().max(taught) {
             0 => Err(Error::input(
@@ -204,6 +203,11 @@ impl Material {
     /// The tensor and width of the teacher's only embedding, if no class logits are kept.
     pub(super) fn embedding(&self) -> Option<(String, usize)> {
         teaching::embedding(self.cache()?.manifest())
+    }
+
+    /// Positions and classes of the teacher's logits, if each position has some.
+    pub(super) fn logits_at_positions(&self) -> Option<[usize; 2]> {
+        <[usize; 2]>::try_from(self.cache()?.manifest().logits_row()?).ok()
     }
 
     fn warn_of_missing_classes(&self, recipe: &Train, host: &Host<'_>) {
@@ -287,6 +291,7 @@ impl Material {
         let taps = self.taps(cache, student)?;
         if objective.teacher_logits || settled.teacher.is_some() {
             taps.check_dense_logits("sakd")?;
+            taps.check_no_positions("sakd")?;
         }
         let vectors = taps.suggest_vector("sakd")?;
         let Some(file) = &settled.teacher else {

@@ -67,6 +67,14 @@ pub(super) fn check(
     let shapes: Vec<Vec<usize>> = sample.inputs.iter().map(|t| t.dims().to_vec()).collect();
     let shape = student.shape(student.logits(), &shapes)?;
     tell_of_idle(student, objective, needs.is_some(), host);
+    let at_positions = material.logits_at_positions();
+    if let (Some(&[_, positions, classes]), Some(needs)) = (shape.as_deref(), needs)
+        && needs.recipe.method.spec().subject == Subject::Logits
+        && at_positions == Some([positions, classes])
+    {
+        refuse_probabilities(model, material)?;
+        return Ok(None);
+    }
     let (Some(&[_, width]), Some(needs)) = (shape.as_deref(), needs) else {
         let Some(needs) = needs else {
             // nothing trains for classes, but accuracy can be told
@@ -75,20 +83,14 @@ pub(super) fn check(
         };
         let name = student.outputs().first().map_or("", |output| output.name.as_str());
         return Err(Error::input(format!(
-            "criterion {}: expected a student whose first output is [batch, classes], found \
-             `{name}` {}",
+            "criterion {}: expected a student whose first output is {}, found `{name}` {}",
             needs.recipe.name(),
+            at_positions.map_or("[batch, classes]".to_owned(), |[p, c]| row(&[1, p, c])),
             shape.as_deref().map_or_else(|| "of no shape".to_owned(), row)
         ))
         .hint("name tensors to compare: --criterion 'METHOD:pair=TEACHER>STUDENT'"));
     };
-    if let Some(activation) = logits::activation_of_student(model, material.data_classes()) {
-        return Err(Error::input(format!(
-            "student: expected logits of one class per sample, found an output that ends in a \
-             {activation}, whose values are probabilities"
-        ))
-        .hint(format!("export it without the {activation}: the loss takes what it reads")));
-    }
+    refuse_probabilities(model, material)?;
     if needs.recipe.method.spec().subject != Subject::Labels {
         return Ok(Some(student.logits()));
     }
@@ -168,6 +170,18 @@ fn tell_of_idle(student: &Student, objective: &Objective, of_classes: bool, host
         )),
         _ => host.monitor.note(&format!("exported without a loss of its own: {}", idle.join(", "))),
     }
+}
+
+/// Rejects a student whose logits are behind a softmax or sigmoid.
+fn refuse_probabilities(model: &Model, material: &Material) -> Result<()> {
+    let Some(activation) = logits::activation_of_student(model, material.data_classes()) else {
+        return Ok(());
+    };
+    Err(Error::input(format!(
+        "student: expected logits of one class per sample, found an output that ends in a \
+         {activation}, whose values are probabilities"
+    ))
+    .hint(format!("export it without the {activation}: the loss takes what it reads")))
 }
 
 /// The names of the classes that have no logit.

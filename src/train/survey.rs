@@ -98,7 +98,7 @@ pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
         extraction_seconds: cache.extraction_seconds(),
         logits: manifest.logits_array().and_then(|a| a.tensor.clone()),
         classes: Some(manifest.data.classes.clone())
-            .filter(|_| !manifest.logits.is_some_and(|logits| logits.other_classes)),
+            .filter(|_| !manifest.logits.as_ref().is_some_and(|logits| logits.other_classes)),
         preprocess: manifest.data.preprocess.clone(),
         test: first.test.clone().or_else(beside).filter(|_| test),
     })

@@ -7,9 +7,12 @@ use crate::recipe::Teaching;
 /// The least width of a vector whose direction alone is worth learning.
 pub(super) const EMBEDDING: usize = 8;
 
-/// How many classes a cache's logits tell.
+/// How many classes a cache's logits tell of a sample.
 pub(super) fn classes(manifest: &Manifest) -> Option<usize> {
-    manifest.logits_row()?.last().copied()
+    match *manifest.logits_row()?.as_slice() {
+        [classes] => Some(classes),
+        _ => None,
+    }
 }
 
 /// What teaches a student; `manifest` of its cache, if there is one.

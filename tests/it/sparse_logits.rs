@@ -1,12 +1,17 @@
 //! Sparse logits: what is stored is what a hand computes, whatever reads a cache copes with it, and
 //! a student trains from it.
 
-use crate::support::graph::{FLOAT, constant, node, value, write_graph};
+use crate::support::graph::{FLOAT, INT64, constant, node, value, write_graph};
 use crate::support::{Random, Sandbox, bytes, contents, floats, noise, write_npz};
+use candle_core::{DType, Device, Tensor};
 use half::f16;
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Manifest};
+use nst_cache::criterion::Sparse;
+use nst_cache::criterion::papers::kd::{kd, kd_sparse};
+use nst_cache::onnx::Model;
 use nst_cache::onnx::proto::GraphProto;
+use nst_cache::statistic::TopPart;
 use serde_json::Value;
 
 const CLASSES: usize = 12;
@@ -213,4 +218,162 @@ fn a_student_trains_from_the_largest_logits_nearly_as_from_all() {
     for criterion in ["mse", "mse:pair=logits>scores", "kd-binary:pair=logits>scores"] {
         sandbox.refused(&format!("{TRAIN} sparse --criterion {criterion} -o no"), &all);
     }
+}
+
+/// Two token models of 5 positions, and 24 sequences with a mask that the teacher takes too.
+fn tokens() -> Sandbox {
+    let sandbox = Sandbox::with_runtime();
+    write_model(&sandbox, "student.onnx", &["5"], "", 2);
+    write_model(&sandbox, "teacher.onnx", &["5"], "", 1);
+    let path = sandbox.join("teacher.onnx");
+    let mut graph = Model::read(&path).unwrap().graph().clone();
+    // the mask is read, and changes nothing of the logits
+    graph.input.push(value("attention_mask", INT64, &["batch", "5"]));
+    graph.node.push(node("Identity", &["attention_mask"], "seen", vec![]));
+    graph.output.push(value("seen", INT64, &["batch", "5"]));
+    write_graph(&path, graph);
+    let lengths = (0..24).flat_map(|row| (0..5).map(move |at| i64::from(at < row % 6)));
+    let mask = Array::new(vec![24, 5], Values::I64(lengths.collect())).unwrap();
+    let arrays = [("x", &noise(&[24, 5, 6], 3)), ("attention_mask", &mask)];
+    write_npz(&sandbox.join("x.npz"), &arrays);
+    sandbox
+}
+
+#[test]
+fn logits_at_positions_are_kept_and_padding_counts_for_nothing() {
+    let sandbox = tokens();
+    let positions = "--logits scores";
+    sandbox.succeeds(&format!("{DENSE} {positions}"));
+    let dense = Cache::open(&sandbox.join("dense")).unwrap();
+    let spec = dense.array("logits").unwrap().spec();
+    assert_eq!((&*spec.row_shape, dense.manifest().format), (&[5, CLASSES][..], 7));
+    sandbox.succeeds(&format!("{SPARSE} topk:3 {positions}"));
+    let sparse = Cache::open(&sandbox.join("sparse")).unwrap();
+    for (path, expected) in PARTS.iter().zip(by_hand(&floats(&dense, "logits"), 3)) {
+        assert!(bytes(&sparse, path) == expected, "{path}");
+    }
+    assert_eq!(sparse.array("logits/rest").unwrap().spec().row_shape, [5]);
+    sandbox.succeeds("cache verify sparse --live teacher.onnx");
+    drop((dense, sparse));
+
+    let masked = format!("{positions} --logits-mask attention_mask");
+    let masked = |line: &str, folder: &str| {
+        sandbox.succeeds(&format!("{line} {masked} -o {folder}").replacen("-o dense", "", 1));
+    };
+    masked(DENSE, "masked");
+    sandbox.run("cache info masked").expect(0).says(&["only where `attention_mask` is not 0"]);
+    masked(&format!("{SPARSE} topk:12").replacen("-o sparse", "", 1), "all");
+    for criterion in ["kd", "lskd", "dist"] {
+        let (all, some) =
+            (trained(&sandbox, "dense", criterion), trained(&sandbox, "masked", criterion));
+        assert!((all - some).abs() > 1e-3 * all.abs(), "{criterion}: the mask changes nothing");
+        let sparse = trained(&sandbox, "all", criterion);
+        assert!((sparse - some).abs() < 0.01 * some.abs(), "{criterion}: {sparse} {some}");
+    }
+    sandbox.refused(&format!("{TRAIN} masked --criterion dkd -o no"), &["5x12"]);
+    // an ordinary resume
+    sandbox
+        .run(&format!("{DENSE} -o masked").replacen("-o dense", "", 1))
+        .expect(0)
+        .says(&["0 computed by this run"]);
+}
+
+#[test]
+fn a_mask_that_fits_nothing_is_refused() {
+    let sandbox = tokens();
+    for (flags, parts) in [
+        ("--logits scores --logits-mask none", &["an input that the data has", "attention_mask"]),
+        ("--logits scores --logits-mask x", &["a value for each of 5 positions", "[5, 6]"]),
+        ("--logits none --logits-mask x", &["logits [positions, classes]", "found none"]),
+    ] {
+        sandbox.refused(&format!("{DENSE} {flags}"), parts);
+    }
+}
+
+#[test]
+fn a_dry_run_tells_what_the_largest_take() {
+    let sandbox = sandbox();
+    let line = DENSE.replace("-o dense", "--dry-run");
+    assert!(sandbox.json(&line)["logits"].is_null(), "few classes");
+    let measured = sandbox.json(&format!("{line} --logits-keep topk:7 --compress none"));
+    let bytes: Vec<(String, f64)> =
+        serde_json::from_value(measured["logits"]["bytes"].clone()).unwrap();
+    let expected = [("float32", 48.0), ("float16", 24.0), ("topk:5", 24.0), ("topk:7", 32.0)];
+    let expected = expected.map(|(name, bytes)| (name.to_owned(), bytes)).to_vec();
+    // of K = 10: 10 · (2 + 2) + 4
+    assert_eq!(bytes, [expected, vec![("topk:10".to_owned(), 44.0)]].concat());
+    sandbox.run(&format!("{line} --logits-keep topk:7")).expect(0).says(&["topk:7", "scores"]);
+}
+
+/// Logits of `[64, 1000]`: normal ones of this deviation, and of one class in each row more.
+#[allow(clippy::cast_possible_truncation, reason = "float32 is what a teacher gives")]
+fn drawn(deviation: f64, more: f64, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    let mut normal = || {
+        let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * random.unit()).cos()
+    };
+    let mut logits: Vec<f32> = (0..64_000).map(|_| (deviation * normal()) as f32).collect();
+    for (row, logits) in logits.chunks_mut(1000).enumerate() {
+        logits[row * 15] += more as f32;
+    }
+    logits
+}
+
+/// The table of docs/criteria.md: what KD of the K largest, as they are stored, is of dense KD, and
+/// the cosine of their gradients.
+#[test]
+fn how_far_kd_of_the_largest_is_from_dense_kd() {
+    let tensor = |values: Vec<f32>, shape: &[usize]| {
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+    };
+    let sum = |x: Tensor| x.sum_all().unwrap().to_scalar::<f64>().unwrap();
+    let dot = |a: &Tensor, b: &Tensor| sum((a * b).unwrap());
+    let mut lines = Vec::new();
+    for (name, deviation, more) in
+        [("peaked", 2.0, 16.0), ("between", 2.0, 9.0), ("flat", 1.0, 2.0)]
+    {
+        let logits = drawn(deviation, more, 1);
+        // a student that knows half of it
+        let own = drawn(1.0, 0.0, 2);
+        let student = logits.iter().zip(own).map(|(t, s)| 0.5 * t + s).collect();
+        let (student, teacher) =
+            (tensor(student, &[64, 1000]), tensor(logits.clone(), &[64, 1000]));
+        for temperature in [1.0, 4.0] {
+            let dense = kd(&student, &teacher, temperature).unwrap();
+            let mut line = format!("| {name} | {temperature} | {:.3} |", dense.value);
+            let mut before = 0.0;
+            for k in [5, 10, 16, 50, 1000] {
+                let part = |part: TopPart| part.compute(&logits, 1000, k).unwrap();
+                let (Values::F16(value), Values::U16(class), Values::F32(rest)) =
+                    (part(TopPart::Value), part(TopPart::Class), part(TopPart::Rest))
+                else {
+                    panic!()
+                };
+                let mass = rest.iter().map(|&mass| f64::from(mass)).sum::<f64>() / 64.0;
+                let value = tensor(value.into_iter().map(f32::from).collect(), &[64, k]);
+                let class: Vec<i64> = class.into_iter().map(i64::from).collect();
+                let class = Tensor::from_vec(class, (64, k), &Device::Cpu).unwrap();
+                let rest = tensor(rest, &[64]);
+                let sparse = Sparse { value: &value, class: &class, rest: &rest, classes: 1000 };
+                let found = kd_sparse(&student, &sparse, temperature).unwrap();
+                let (a, b) = (&found.inputs[0], &dense.inputs[0]);
+                let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+                let share = found.value / dense.value;
+                // a finer partition has a larger divergence, but for the rounding to f16
+                assert!(found.value > 0.999 * before && share < 1.001, "{name} {k}: {share}");
+                assert!(k < 1000 || (share > 0.999 && cosine > 0.9999), "{share} {cosine}");
+                before = found.value;
+                if k < 1000 {
+                    line += &format!(" {share:.3} / {cosine:.3} ({mass:.3}) |");
+                }
+            }
+            lines.push(line);
+        }
+    }
+    println!("{}", lines.join("\n"));
+    let document = include_str!("../../docs/criteria.md");
+    let missing: Vec<&String> =
+        lines.iter().filter(|line| !document.contains(line.as_str())).collect();
+    assert!(missing.is_empty(), "not in docs/criteria.md: {missing:#?}");
 }

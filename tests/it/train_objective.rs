@@ -63,6 +63,7 @@ fn ce_kd_and_nst_together_match_central_differences() {
         mixed: None,
         inputs: vec![noise(&[3, 3, 16, 16], 1)],
         logits: Some(TeacherLogits::Dense((noise(&[3, 5], 2) * 3.0).unwrap())),
+        logits_mask: None,
         taps: vec![noise(&[3, 6, 16, 16], 3), noise(&[3, 7, 8, 8], 4), noise(&[3, 9, 8, 8], 5)],
     };
     let clock = Clock { step: 0, steps_per_epoch: 1, total_steps: 1 };

@@ -3,10 +3,11 @@
 
 mod records;
 
-pub use records::{DataRecord, LogitsRecord, TapRecord, TeacherRecord, TopRecord};
+pub use records::{DataRecord, TapRecord, TeacherRecord};
 
+use super::logits::{LogitsRecord, TopRecord};
 use super::shard::{ShardLayout, Sum};
-use super::{document, zarr};
+use super::{document, logits, zarr};
 use crate::array::{Dtype, Layout};
 use crate::data::Augmentation;
 use crate::data::augment::Parameter;
@@ -184,8 +185,7 @@ impl Manifest {
         let needs_feeding = |spec: &ArraySpec| spec.batch_axis.is_some() || !is_basic(spec.dtype);
         let images = self.data.preprocess.as_ref();
         let images_need_feeding = images.is_some_and(|p| !is_basic(p.dtype) || p.exif_orientation);
-        let new_logits = self.logits.is_some_and(|logits| logits.top.is_some())
-            || self.logits_row().is_some_and(|row| row.len() > 1);
+        let new_logits = self.top().is_some() || self.logits_row().is_some_and(|row| row.len() > 1);
         if new_logits || self.taps.iter().any(|tap| tap.output || tap.role == Role::Values) {
             Self::FORMAT_OUTPUTS
         } else if !self.row_sums.is_empty() || self.extends.is_some() {
@@ -213,12 +213,25 @@ impl Manifest {
         self.view_arrays.iter().find(is_logits)
     }
 
+    /// The size of sparse logits; `None` if all classes are stored.
+    #[must_use]
+    pub fn top(&self) -> Option<TopRecord> {
+        self.logits.as_ref()?.top
+    }
+
+    /// The input that masks the logits of some positions, if there is one.
+    #[must_use]
+    pub fn logits_mask(&self) -> Option<&ArraySpec> {
+        let mask = self.logits.as_ref()?.mask.as_ref()?;
+        self.view_arrays.iter().find(|spec| spec.is_input() && spec.tensor.as_ref() == Some(mask))
+    }
+
     /// The shape of a sample's logits if all classes were stored: `[classes]`, or
     /// `[positions, classes]`.
     #[must_use]
     pub fn logits_row(&self) -> Option<Vec<usize>> {
         let mut row = self.logits_array()?.row_shape.clone();
-        if let (Some(top), Some(last)) = (self.logits.and_then(|l| l.top), row.last_mut()) {
+        if let (Some(top), Some(last)) = (self.top(), row.last_mut()) {
             *last = top.classes;
         }
         Some(row)
@@ -300,7 +313,9 @@ impl Manifest {
             };
             tap.map = tap.map.filter(|_| stored.clone().any(is_other_statistic));
         }
-        part.logits = part.logits.filter(|_| part.logits_array().is_some());
+        if part.logits_array().is_none() {
+            part.logits = None;
+        }
         part.format = part.lowest_format();
         Some(part)
     }
@@ -432,14 +447,19 @@ impl Manifest {
         }) {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
-        if let Some(logits) = self.logits
-            && (logits == LogitsRecord::default() || self.logits_array().is_none())
+        if let Some(logits) = &self.logits
+            && (*logits == LogitsRecord::default() || self.logits_array().is_none())
         {
             return Err("logits: expected a record of what is in the array `logits`, found none \
                         or no such array"
                 .to_owned());
         }
-        self.validate_sparse_logits()?;
+        let array = |path: &str| {
+            let spec = self.view_arrays.iter().find(|spec| spec.path == path)?;
+            Some((spec.row_shape.as_slice(), spec.dtype))
+        };
+        logits::validate(self.top(), array)?;
+        self.validate_mask()?;
         if !matches!(self.row_sums.len(), 0 | 2) {
             return Err(format!(
                 "row_sums: expected one per row array, found {}",
@@ -456,37 +476,18 @@ impl Manifest {
         self.validate_segments()
     }
 
-    /// Sparse logits are three arrays of the sizes that the record gives, and stand alone.
-    fn validate_sparse_logits(&self) -> Result<(), String> {
-        let array = |path: &str| self.view_arrays.iter().find(|spec| spec.path == path);
-        let parts = TopPart::ALL.map(|part| (part, array(part.path())));
-        let Some(TopRecord { k, classes }) = self.logits.and_then(|logits| logits.top) else {
-            return match parts.iter().find_map(|(_, spec)| *spec) {
-                Some(spec) => Err(format!("array `{}`: expected a record of K", spec.path)),
-                None => Ok(()),
-            };
+    /// A mask has a value for each position of the logits.
+    fn validate_mask(&self) -> Result<(), String> {
+        let Some(mask) = self.logits.as_ref().and_then(|logits| logits.mask.as_ref()) else {
+            return Ok(());
         };
-        if array(LOGITS).is_some() || k == 0 || k > classes || u32::try_from(classes).is_err() {
-            return Err(format!(
-                "logits: expected sparse logits of 1 to {classes} classes alone, found {k}"
-            ));
+        let row = self.logits_row().unwrap_or_default();
+        let fits = matches!(*row.as_slice(), [positions, _]
+            if self.logits_mask().is_some_and(|spec| spec.row_shape == [positions]));
+        if fits {
+            return Ok(());
         }
-        let positions = match parts[0].1.map(|spec| spec.row_shape.as_slice()) {
-            Some(&[positions, _]) => Some(positions),
-            _ => None,
-        };
-        for (part, spec) in parts {
-            let top = part.has_top_axis().then_some(k);
-            let shape: Vec<usize> = positions.into_iter().chain(top).collect();
-            if !spec.is_some_and(|s| s.row_shape == shape && s.dtype == part.dtype(classes)) {
-                return Err(format!(
-                    "array `{}`: expected rows {shape:?} of {}",
-                    part.path(),
-                    part.dtype(classes).name()
-                ));
-            }
-        }
-        Ok(())
+        Err(format!("logits: expected an input `{mask}` of a value for each position of {row:?}"))
     }
 
     /// The rows of a statistic must match the map that its tap records.

@@ -3,7 +3,6 @@
 use crate::data::{Fingerprint, Preprocess};
 use crate::onnx::BatchNorm;
 use crate::onnx::feed::Constant;
-use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
 use crate::statistic::MapShape;
 use serde::{Deserialize, Serialize};
@@ -80,30 +79,4 @@ pub struct TapRecord {
     /// file contains one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_norm: Option<BatchNorm>,
-}
-
-/// Describes logits that are not simply a tensor of the teacher over the labels' classes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogitsRecord {
-    /// How they were converted, if they were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_of: Option<Conversion>,
-    /// Whether their classes differ from those of the labels.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub other_classes: bool,
-    /// How many classes are kept, if they are sparse: the arrays are `logits/value`,
-    /// `logits/class` and `logits/rest` instead of `logits`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top: Option<TopRecord>,
-}
-
-/// The size of sparse logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TopRecord {
-    /// How many classes are kept.
-    pub k: usize,
-    /// Of how many.
-    pub classes: usize,
 }

@@ -43,7 +43,7 @@ struct Info<'a> {
     data: &'a cache::DataRecord,
     /// How the logits differ from plain teacher logits, if they do.
     #[serde(skip_serializing_if = "Option::is_none")]
-    logits: Option<cache::LogitsRecord>,
+    logits: Option<&'a cache::LogitsRecord>,
     taps: &'a [cache::TapRecord],
     arrays: Vec<ArrayInfo<'a>>,
     bytes: u64,
@@ -106,7 +106,7 @@ impl<'a> Info<'a> {
             teacher: &manifest.teacher,
             extraction_seconds: None,
             data: &manifest.data,
-            logits: manifest.logits,
+            logits: manifest.logits.as_ref(),
             taps: &manifest.taps,
             arrays,
             bytes,
@@ -177,7 +177,8 @@ impl<'a> Info<'a> {
             let top = logits.top.map(|cache::TopRecord { k, classes }| {
                 format!("the {k} largest of {classes} classes, and the mass of the others")
             });
-            let all = made_of.into_iter().chain(others).chain(top);
+            let mask = logits.mask.as_ref().map(|mask| format!("only where `{mask}` is not 0"));
+            let all = made_of.into_iter().chain(others).chain(top).chain(mask);
             line("logits", all.collect::<Vec<_>>().join(", "));
         }
         line("preprocessing", preprocess_text(data));

@@ -70,6 +70,10 @@ pub struct Args {
     /// and the mass of the others [default: all]
     #[arg(long, value_name = "all|topk:K")]
     logits_keep: Option<LogitsKeep>,
+    /// For logits at positions: the input that is 0 at those that don't count, such as an
+    /// attention mask
+    #[arg(long, value_name = "INPUT")]
+    logits_mask: Option<String>,
     /// What to keep of each map: auto, or some of features,gram,mean,attention,vector,sign
     #[arg(long, value_name = "auto|LIST", default_value = "auto")]
     keep: Keep,
@@ -265,6 +269,7 @@ pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOpt
         taps: args.taps,
         logits: args.logits.unwrap_or_default(),
         logits_keep: args.logits_keep,
+        logits_mask: args.logits_mask,
         keep: args.keep,
         criteria,
         sizes: Vec::new(),

@@ -1,6 +1,6 @@
 //! What each form of each tap takes on disk, as a table.
 
-use crate::extract::{Sizes, TapSizes};
+use crate::extract::{LogitsSizes, Sizes, TapSizes};
 use crate::monitor::grouped;
 use crate::statistic::Statistic;
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -17,12 +17,28 @@ pub(super) fn text(sizes: &Sizes) -> String {
         table.add_row(row(tap, with_kept));
     }
     let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.extend(sizes.logits.iter().flat_map(logits));
     lines.push(format!("bytes per sample as stored, measured on {} rows", sizes.rows));
     lines.join("\n")
 }
 
+/// The lines of the class logits' table.
+fn logits(sizes: &LogitsSizes) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let names = sizes.bytes.iter().map(|(name, _)| name.as_str());
+    table.set_header(["logits", "shape"].into_iter().chain(names));
+    let shape = sizes.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+    let bytes = sizes.bytes.iter().map(|&(_, bytes)| right(grouped(rounded(bytes))));
+    table.add_row([Cell::new(&sizes.tensor), Cell::new(shape)].into_iter().chain(bytes));
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+fn right(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
 fn row(tap: &TapSizes, with_kept: bool) -> Vec<Cell> {
-    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     let shape = tap.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
     let mut cells = vec![Cell::new(&tap.tap), Cell::new(shape), right(grouped(tap.raw))];
     let bytes = |form: &Statistic| {

@@ -33,6 +33,7 @@ impl Criterion for Dkd {
         source: "mdistiller",
         note: "beta is 1 to 8 by network pair; 20 epochs of warm-up; labels are needed; in log \
                space, so that logits of any size are finite",
+        labeled: true,
         ..Spec::LOGITS
     };
 

@@ -157,7 +157,14 @@ pub fn of_student(model: &Model, classes: usize) -> Option<String> {
 /// logarithms of probabilities, which are logits too.
 #[must_use]
 pub fn activation_of_student(model: &Model, classes: usize) -> Option<&'static str> {
-    let ending = of_output(model, classes)?.ending?;
+    let ending = match of_output(model, classes) {
+        Some(found) => found.ending?,
+        // logits at positions
+        None => {
+            let output = model.outputs().into_iter().next()?;
+            Ending { before: None, ..walk::back(model, &output.name)? }
+        }
+    };
     let is_read = ending.before.is_some() && !ending.is_reshaped;
     match ending.activation {
         Activation::Softmax if is_read || ending.is_log => None,

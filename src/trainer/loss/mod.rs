@@ -5,6 +5,7 @@
 mod chosen;
 mod data;
 mod learnable;
+mod positions;
 mod pretraining;
 mod site;
 mod spots;

@@ -3,7 +3,8 @@
 use super::super::pairing::Pair;
 use super::super::source::Batch;
 use super::chosen::Chosen;
-use super::site::Site;
+use super::positions::Positions;
+use super::site::{Compared, Site};
 use crate::criterion::{
     Comparison, Evaluation, Layers, MixedLabels, Running, Samples, Statistics, Subject, Target,
     sakd,
@@ -86,7 +87,10 @@ impl Term {
         let targets = self.targets(batch)?;
         match spec.layers {
             Layers::Joined => self.joined(weight, students, &targets, samples, running, chosen),
-            Layers::Each => self.each(weight, students, &targets, samples, running, chosen),
+            Layers::Each => {
+                let mask = batch.logits_mask.as_deref();
+                self.each(weight, students, &targets, mask, samples, running, chosen)
+            }
         }
     }
 
@@ -133,12 +137,14 @@ impl Term {
         Ok(TermLoss { value, inputs, weights: vec![weights] })
     }
 
-    /// Each layer separately.
+    /// Each layer separately; of logits at positions, those that `mask` keeps.
+    #[allow(clippy::too_many_arguments, reason = "what one evaluation consists of")]
     fn each(
         &self,
         weight: f64,
         students: &[Tensor],
         targets: &[Target<'_>],
+        mask: Option<&[bool]>,
         samples: Samples<'_>,
         running: &mut dyn Running,
         chosen: Option<&Chosen>,
@@ -151,8 +157,14 @@ impl Term {
                 let (students, targets) = (std::slice::from_ref(student), &[target]);
                 running.weighted(weight, &Comparison { students, targets, layer, samples })
             };
+            let is_of_logits = matches!(site.teacher, Compared::Logits)
+                && (mask.is_some() || self.recipe.method.spec().subject == Subject::Logits);
+            let positions = if is_of_logits { Positions::of(target, mask)? } else { None };
             let found = match chosen.and_then(|chosen| chosen.at(site.student)) {
-                None => at(student, *target, samples)?,
+                None => match positions {
+                    Some(positions) => positions.evaluate(student, *target, samples, at)?,
+                    None => at(student, *target, samples)?,
+                },
                 Some(gate) => gated(student, *target, gate, |student, target, selected| {
                     Selected::new(&samples, selected).with(|samples| at(student, target, samples))
                 })?,

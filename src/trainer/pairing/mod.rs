@@ -136,8 +136,8 @@ impl Taps {
                 teacher_logits(manifest).and_then(|tap| tap.shape.last().copied()),
                 student_logits(student).and_then(|tap| tap.shape.last().copied()),
             ],
-            other_classes: manifest.logits.is_some_and(|logits| logits.other_classes),
-            sparse_logits: manifest.logits.and_then(|logits| logits.top).map(|top| top.k),
+            other_classes: manifest.logits.as_ref().is_some_and(|logits| logits.other_classes),
+            sparse_logits: manifest.top().map(|top| top.k),
         }
     }
 
@@ -156,6 +156,9 @@ impl Taps {
             let pairs = explicit(&recipe.pairs, &teacher, &student)?;
             pairs.iter().try_for_each(|pair| check_ranks(recipe, pair))?;
             self.refuse_sparse_logits(recipe, &pairs)?;
+            if spec.labeled && pairs.iter().any(Pair::is_logits) {
+                self.check_no_positions(&format!("criterion {}", recipe.name()))?;
+            }
             return Ok((pairs, Vec::new()));
         }
         self.refuse_whole(recipe)?;
@@ -174,9 +177,14 @@ impl Taps {
         }
         match subject {
             Subject::Labels => Ok((Vec::new(), Vec::new())),
-            Subject::Logits => self
-                .check_classes(&format!("criterion {}", recipe.name()))
-                .map(|()| (Vec::new(), Vec::new())),
+            Subject::Logits => {
+                let who = format!("criterion {}", recipe.name());
+                self.check_classes(&who)?;
+                if spec.labeled {
+                    self.check_no_positions(&who)?;
+                }
+                Ok((Vec::new(), Vec::new()))
+            }
             Subject::Tensors => {
                 let (pairs, left) = self.suggest_tensors(recipe)?;
                 self.refuse_sparse_logits(recipe, &pairs)?;
@@ -409,6 +417,20 @@ impl Taps {
         }
     }
 
+    /// Checks that the teacher's logits are of a sample, as `who` requires.
+    ///
+    /// # Errors
+    /// When each position has some.
+    pub fn check_no_positions(&self, who: &str) -> Result<()> {
+        match self.teacher_logits.as_ref().map(|tap| tap.shape.as_slice()) {
+            Some(row @ [_, _]) => Err(Error::input(format!(
+                "{who}: expected the teacher's logits [classes] of each sample, found {}",
+                size(row)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that logits can be compared, as `who` requires.
     ///
     /// # Errors
@@ -553,7 +575,8 @@ pub fn explicit(
 /// take.
 fn check_ranks(recipe: &CriterionRecipe, pair: &Pair) -> Result<()> {
     let (who, spec) = (recipe.name(), recipe.method.spec());
-    if spec.subject == Subject::Logits && !spec.dense && pair.teacher_shape.len() > 1 {
+    let most = if spec.labeled { 1 } else { 2 };
+    if spec.subject == Subject::Logits && !spec.dense && pair.teacher_shape.len() > most {
         return Err(Error::input(format!(
             "criterion {who}: expected logits [batch, classes], found {} {} of the teacher",
             pair.teacher,

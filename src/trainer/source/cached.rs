@@ -9,7 +9,7 @@ use crate::data::{self, Preprocess, Take, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
 use crate::onnx::BatchNorm;
 use crate::statistic::{LOGITS, Statistic, TopPart};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 
 /// Target number of rows in a reservoir, and its limit in bytes.
@@ -26,8 +26,10 @@ pub struct CacheSource<'a> {
     /// Every array that is read: inputs first, then logits, then taps.
     columns: Vec<Column>,
     inputs: usize,
-    /// How many arrays hold the logits, 0 if they are not read.
+    /// How many arrays hold the logits, 0 if they are not read; an array of their mask follows if
+    /// there is one.
     logits: usize,
+    is_masked: bool,
     order: Order,
     seed: u64,
     shuffled: bool,
@@ -95,7 +97,7 @@ impl<'a> CacheSource<'a> {
         }
         let stored_inputs = columns.len();
         if logits {
-            let is_sparse = cache.manifest().logits.is_some_and(|logits| logits.top.is_some());
+            let is_sparse = cache.manifest().top().is_some();
             let parts = TopPart::ALL.map(TopPart::path);
             for path in if is_sparse { &parts[..] } else { &[LOGITS] } {
                 let spec = spec(cache, path).map_err(|e| {
@@ -108,6 +110,8 @@ impl<'a> CacheSource<'a> {
             }
         }
         let logits = columns.len() - stored_inputs;
+        let masking = if logits > 0 { cache.manifest().logits_mask() } else { None };
+        columns.extend(masking.map(|spec| Column { spec: spec.clone(), kind: Kind::Plain }));
         for path in taps {
             let spec = spec(cache, path)?;
             let alias = Statistic::of_path(path).filter(|(_, s)| *s == Statistic::Features);
@@ -138,6 +142,7 @@ impl<'a> CacheSource<'a> {
             columns,
             inputs: stored_inputs,
             logits,
+            is_masked: masking.is_some(),
             order,
             seed,
             shuffled,
@@ -216,7 +221,8 @@ impl<'a> CacheSource<'a> {
                 column.tensor(array).context(|| format!("cache array {}", column.spec.path))?,
             );
         }
-        let taps = tensors.split_off(self.inputs + self.logits);
+        let taps = tensors.split_off(self.inputs + self.logits + usize::from(self.is_masked));
+        let mask = if self.is_masked { tensors.pop() } else { None };
         let logits = self.teacher_logits(tensors.split_off(self.inputs));
         if !self.cache.manifest().stores_inputs() || self.originals.is_some() {
             tensors.push(self.decoded(self.view(epoch), &rows)?);
@@ -228,14 +234,14 @@ impl<'a> CacheSource<'a> {
             rows,
             inputs: tensors,
             logits,
+            logits_mask: mask.as_ref().map(not_zero).transpose()?,
             taps,
         })
     }
 
     /// The logits from the arrays that hold them.
     fn teacher_logits(&self, arrays: Vec<Tensor>) -> Option<TeacherLogits> {
-        let top = self.cache.manifest().logits.and_then(|logits| logits.top);
-        match (<[Tensor; 3]>::try_from(arrays), top) {
+        match (<[Tensor; 3]>::try_from(arrays), self.cache.manifest().top()) {
             (Ok([value, class, rest]), Some(top)) => {
                 Some(TeacherLogits::Sparse { value, class, rest, classes: top.classes })
             }
@@ -348,6 +354,12 @@ pub(super) fn images(preprocess: &Preprocess, bytes: &[u8]) -> Result<Tensor> {
     let values = normalize_nchw(preprocess, bytes)?;
     let rows = values.len() / (channels * height * width).max(1);
     Ok(Tensor::from_vec(values, (rows, channels, height, width), &Device::Cpu)?)
+}
+
+/// Whether each value is other than 0.
+fn not_zero(mask: &Tensor) -> Result<Vec<bool>> {
+    let values: Vec<f64> = mask.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    Ok(values.into_iter().map(|value| value != 0.0).collect())
 }
 
 /// The array that feeds a student's input.

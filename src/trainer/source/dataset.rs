@@ -100,7 +100,15 @@ impl<'a> DataSource<'a> {
             Some(preprocess) => vec![self.images(preprocess, epoch, &samples)?],
             None => self.arrays(&samples)?,
         };
-        Ok(Batch { rows: samples, labels, mixed: None, inputs, logits: None, taps: Vec::new() })
+        Ok(Batch {
+            rows: samples,
+            labels,
+            mixed: None,
+            inputs,
+            logits: None,
+            logits_mask: None,
+            taps: Vec::new(),
+        })
     }
 
     fn samples(&self, epoch: u64, positions: Range<usize>) -> Result<Vec<usize>> {

@@ -30,6 +30,8 @@ pub struct Batch {
     pub inputs: Vec<Tensor>,
     /// The teacher's logits, if requested.
     pub logits: Option<TeacherLogits>,
+    /// Whether the logits of each position count, `[batch · positions]`, if the cache masks some.
+    pub logits_mask: Option<Vec<bool>>,
     /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 if stored as such,
     /// vectors `[batch, width]`, and statistics of maps as stored (`[batch, …]`, f32), in the
     /// order in which they were requested.

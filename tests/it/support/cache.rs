@@ -27,6 +27,7 @@ pub fn recipe(folder: &Path, data: &str) -> Extract {
         taps: Vec::new(),
         logits: LogitsChoice::Auto,
         logits_keep: None,
+        logits_mask: None,
         keep: Keep::Auto,
         criteria: Vec::new(),
         sizes: Vec::new(),
