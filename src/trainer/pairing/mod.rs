@@ -89,6 +89,9 @@ impl Pair {
     }
 }
 
+/// Whether two outputs may belong together.
+type Rule<'a> = &'a dyn Fn(&TeacherTap, &StudentTap) -> bool;
+
 /// The taps from which pairs are formed.
 #[derive(Debug, Clone)]
 pub struct Taps {
@@ -316,7 +319,7 @@ impl Taps {
         let same_name = |t: &TeacherTap, s: &StudentTap| {
             t.shape.len() == s.shape.len() && [&t.tensor, &t.alias].contains(&&s.tensor)
         };
-        let rules: [&dyn Fn(&TeacherTap, &StudentTap) -> bool; 4] = [
+        let rules: [Rule<'_>; 4] = [
             &|t, s| of_teacher(t) && of_student(s) && t.shape == s.shape,
             &same_name,
             &|t, s| t.shape == s.shape,
