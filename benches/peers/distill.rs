@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use nst_cache::cache::Cache;
 use nst_cache::data::Take;
 use nst_cache::error::{Error, Result};
-use nst_cache::recipe::{OptimizerRecipe, Train};
+use nst_cache::recipe::{OptimizerRecipe, Teaching, Train};
 use nst_cache::student::{Executor, ImportOptions, Precision, Student, preset};
 use nst_cache::trainer::loader::{Batches, Steps, stream};
 use nst_cache::trainer::loss::{Learnable, Objective};
@@ -209,7 +209,7 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
             ..ImportOptions::default()
         },
     )?;
-    let terms = recipe.terms(true);
+    let terms = recipe.terms(Teaching::Maps);
     let students = pairing::student_maps(&student.taps(&[vec![batch, 3, side, side]])?);
     let (pairs, left) = pairing::suggest(&pairing::teacher_maps(cache.manifest()), &students)?;
     if pairs.len() != pair.stages().len() {

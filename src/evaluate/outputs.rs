@@ -41,7 +41,7 @@ impl Output {
         self.row == row || self.flat.as_ref().is_some_and(|(flat, _)| flat == row)
     }
 
-    /// `name` [768].
+    /// `name` and the shape of a row.
     pub(super) fn describe(&self) -> String {
         format!("`{}` {:?}", self.name, self.row)
     }

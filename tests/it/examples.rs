@@ -2,6 +2,8 @@
 //! compared with a twin that takes the same steps without a teacher, or, where no loss without one
 //! exists, with the untrained student. `make examples` prints the figures.
 
+#![allow(clippy::cast_precision_loss, clippy::print_stdout, reason = "small counts; a table")]
+
 use crate::support::graph::{FLOAT, constant, int, ints, node, text, value, write_graph};
 use crate::support::{PROGRAM, Random, Sandbox, committed, is_slow};
 use nst_cache::array::Values;
@@ -61,7 +63,6 @@ fn write_net(path: &Path, channels: usize, outputs: &[&str], seed: u64) {
     graph.node.push(node("Resize", &["p2", "", "scales"], "up", nearest));
     graph.node.push(node("Add", &["up", "lateral"], "joined", vec![]));
     layer(&mut graph, "joined", "p1", [n, n, 3, 1]);
-    drop(layer);
     conv(&mut graph, "p1", "dense", [10, n, 1, 1]);
     conv(&mut graph, "p2", "coarse", [10, n, 1, 1]);
     for (name, positions) in [("fine.shape", 196), ("coarse.shape", 49)] {

@@ -90,6 +90,7 @@ impl Shapes {
                 stage,
                 shape,
                 stored: vec![(Statistic::Features, bytes)],
+                output: false,
             }
         };
         let student = |tensor: String, stage, shape: Vec<usize>| StudentTap {
@@ -97,6 +98,7 @@ impl Shapes {
             stage,
             shape,
             suggested: true,
+            output: false,
         };
         let vector = |stages: &[[usize; 3]]| stages.last().map(|stage| vec![stage[0]]);
         let maps = |stages: &'static [[usize; 3]]| {
@@ -108,7 +110,10 @@ impl Shapes {
             teacher_maps: maps(teachers)
                 .map(|(stage, shape)| teacher(format!("stage{stage}"), Some(stage), shape))
                 .collect(),
-            teacher_volumes: Vec::new(),
+            teacher_whole: Vec::new(),
+            teacher_logits: None,
+            student_whole: Vec::new(),
+            student_logits: None,
             teacher_vectors: vector(teachers)
                 .into_iter()
                 .map(|shape| teacher("pooled".to_owned(), None, shape))
