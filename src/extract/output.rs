@@ -181,7 +181,8 @@ impl Output {
     pub(super) fn row(&self) -> Result<(Vec<usize>, Vec<String>)> {
         if let Some((part, k)) = self.kept_logits().and_then(|logits| logits.top) {
             let (mut shape, mut axes) = (self.shape.clone(), self.axes.clone());
-            (shape.pop(), axes.pop());
+            shape.pop();
+            axes.pop();
             if part.has_top_axis() {
                 shape.push(k);
                 axes.push("top".to_owned());

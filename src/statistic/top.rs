@@ -84,13 +84,11 @@ impl TopPart {
 /// Stored classes as indices; `dtype` is u16 or u32.
 #[must_use]
 pub fn top_classes(bytes: &[u8], dtype: Dtype) -> Vec<usize> {
-    match dtype {
-        Dtype::U16 => bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect(),
-        _ => {
-            let index = |b: &[u8; 4]| usize::try_from(u32::from_le_bytes(*b)).unwrap_or(usize::MAX);
-            bytes.as_chunks().0.iter().map(index).collect()
-        }
+    if dtype == Dtype::U16 {
+        return bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect();
     }
+    let index = |b: &[u8; 4]| usize::try_from(u32::from_le_bytes(*b)).unwrap_or(usize::MAX);
+    bytes.as_chunks().0.iter().map(index).collect()
 }
 
 /// The probabilities of these classes, and of all others together, of one row of logits; NaN for a
@@ -181,6 +179,7 @@ mod tests {
 
     /// The rest is summed, so that it keeps its digits where 1 − Σ has none.
     #[test]
+    #[allow(clippy::cast_possible_truncation, reason = "rounded as it is stored")]
     fn a_small_rest_is_exact() {
         let Values::F32(rest) = TopPart::Rest.compute(&[40.0, 0.0, -1.0], 3, 1).unwrap() else {
             panic!()

@@ -13,6 +13,7 @@ use nst_cache::onnx::Model;
 use nst_cache::onnx::proto::GraphProto;
 use nst_cache::statistic::TopPart;
 use serde_json::Value;
+use std::fmt::Write as _;
 
 const CLASSES: usize = 12;
 
@@ -189,7 +190,7 @@ fn what_is_no_part_of_a_distribution_is_refused_in_one_line() {
 fn trained(sandbox: &Sandbox, cache: &str, criterion: &str) -> f64 {
     let line = format!("{TRAIN} {cache} --criterion {criterion} -o {cache}-run");
     sandbox.succeeds(&line);
-    let run = sandbox.join(&format!("{cache}-run"));
+    let run = sandbox.join(format!("{cache}-run"));
     let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     std::fs::remove_dir_all(run).unwrap();
     let mut lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -323,6 +324,7 @@ fn drawn(deviation: f64, more: f64, seed: u64) -> Vec<f32> {
 /// The table of docs/criteria.md: what KD of the K largest, as they are stored, is of dense KD, and
 /// the cosine of their gradients.
 #[test]
+#[allow(clippy::print_stdout, reason = "the table is what is asked for")]
 fn how_far_kd_of_the_largest_is_from_dense_kd() {
     let tensor = |values: Vec<f32>, shape: &[usize]| {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
@@ -365,7 +367,7 @@ fn how_far_kd_of_the_largest_is_from_dense_kd() {
                 assert!(k < 1000 || (share > 0.999 && cosine > 0.9999), "{share} {cosine}");
                 before = found.value;
                 if k < 1000 {
-                    line += &format!(" {share:.3} / {cosine:.3} ({mass:.3}) |");
+                    write!(line, " {share:.3} / {cosine:.3} ({mass:.3}) |").unwrap();
                 }
             }
             lines.push(line);

@@ -23,7 +23,7 @@ use nst_cache::student::{Executor, ImportOptions, Mode, Student};
 use nst_cache::trainer::loss::{Learnable, Objective, Value};
 use nst_cache::trainer::pairing::{StudentTap, Taps, TeacherTap};
 use nst_cache::trainer::schedule::Clock;
-use nst_cache::trainer::source::{Batch, CacheSource, Source};
+use nst_cache::trainer::source::{Batch, CacheSource, Source, TeacherLogits};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,7 @@ impl Shapes {
         };
         Taps {
             other_classes: false,
+            sparse_logits: None,
             teacher_maps: maps(teachers)
                 .map(|(stage, shape)| teacher(format!("stage{stage}"), Some(stage), shape))
                 .collect(),
@@ -187,7 +188,15 @@ impl Case {
         };
         let taps = objective.taps.iter().map(teacher).collect::<Result<_>>()?;
         let (learnable, labels, margins) = learnable(&objective, pair, rows, monitor)?;
-        let batch = Batch { rows: (0..rows).collect(), labels, mixed: None, inputs, logits, taps };
+        let batch = Batch {
+            rows: (0..rows).collect(),
+            labels,
+            mixed: None,
+            inputs,
+            logits: logits.map(TeacherLogits::Dense),
+            logits_mask: None,
+            taps,
+        };
         Ok(Self { student, objective, learnable, batch, margins })
     }
 

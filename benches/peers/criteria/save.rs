@@ -5,6 +5,7 @@ use super::case::{Case, SCORES};
 use candle_core::{DType, Device, Tensor};
 use nst_cache::criterion::Subject;
 use nst_cache::error::{Context as _, Error, Result};
+use nst_cache::trainer::source::TeacherLogits;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::HashMap;
@@ -34,7 +35,13 @@ pub fn write(path: &Path, mut case: Case) -> Result<()> {
         .first()
         .ok_or_else(|| Error::input("bench criteria: expected a criterion"))?;
     let sites: Vec<(&str, Option<&Tensor>)> = match term.recipe.method.spec().subject {
-        Subject::Labels | Subject::Logits => vec![(SCORES, case.batch.logits.as_ref())],
+        Subject::Labels | Subject::Logits => {
+            let logits = case.batch.logits.as_ref().and_then(|logits| match logits {
+                TeacherLogits::Dense(logits) => Some(logits),
+                TeacherLogits::Sparse { .. } => None,
+            });
+            vec![(SCORES, logits)]
+        }
         Subject::Maps | Subject::Vectors | Subject::Tensors => term
             .pairs
             .iter()

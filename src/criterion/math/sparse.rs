@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 /// The mass that a rest of 0 counts as: the smallest f32 above 0, to which smaller ones round.
-const SMALLEST: f64 = 1.401_298_464_324_817_1e-45;
+const SMALLEST: f64 = 1.401_298_464_324_817e-45;
 
 /// The teacher's logits of a sample, completed.
 #[derive(Debug, Clone)]
@@ -101,7 +101,9 @@ impl Batch {
         let losses: Vec<f64> = rows
             .map(|(logits, teacher)| {
                 let value = loss(teacher, logits);
-                logits.iter_mut().for_each(|g| *g *= share);
+                for g in logits {
+                    *g *= share;
+                }
                 value
             })
             .collect();
@@ -139,20 +141,15 @@ impl Completed {
         self
     }
 
-    /// Without a class: the logit that it has, and the completed logits of the others. `None` as
-    /// the logit where it was the only class.
+    /// Without a class: the logit that it has, and the completed logits of the others.
     pub(crate) fn without(&self, class: usize) -> (f64, Self) {
         let mut left = self.clone();
-        match left.class.iter().position(|&known| known == class) {
-            Some(at) => {
-                left.class.remove(at);
-                (left.logit.remove(at), left)
-            }
-            None => {
-                left.others = left.others.saturating_sub(1);
-                (self.other, left)
-            }
+        if let Some(at) = left.class.iter().position(|&known| known == class) {
+            left.class.remove(at);
+            return (left.logit.remove(at), left);
         }
+        left.others = left.others.saturating_sub(1);
+        (self.other, left)
     }
 
     /// `ln Σ exp(x/T)` over its classes.

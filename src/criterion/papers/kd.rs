@@ -93,7 +93,9 @@ pub fn kd_sparse(student: &Tensor, teacher: &Sparse<'_>, temperature: f64) -> Re
         let mut log_q = vec![0.0; s.len()];
         log_softmax(s, temperature, &mut log_q);
         let value = teacher.divergence(&log_q, None, temperature, s);
-        s.iter_mut().for_each(|g| *g *= temperature);
+        for g in s.iter_mut() {
+            *g *= temperature;
+        }
         temperature * temperature * value
     })
 }

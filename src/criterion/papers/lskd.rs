@@ -89,7 +89,9 @@ pub fn lskd_sparse(student: &Tensor, teacher: &Sparse<'_>, temperature: f64) -> 
         let mut log_q = vec![0.0; z.len()];
         log_softmax(&z, temperature, &mut log_q);
         let value = teacher.clone().standardized(EPS).divergence(&log_q, None, temperature, s);
-        s.iter_mut().for_each(|g| *g *= temperature);
+        for g in s.iter_mut() {
+            *g *= temperature;
+        }
         standardize_gradient(&z, sd, EPS, s);
         temperature * temperature * value
     })

@@ -135,13 +135,12 @@ pub fn of_student(model: &Model) -> Option<String> {
 /// logarithms of probabilities, which are logits too.
 #[must_use]
 pub fn activation_of_student(model: &Model) -> Option<&'static str> {
-    let ending = match of_output(model) {
-        Some(found) => found.ending?,
+    let ending = if let Some(found) = of_output(model) {
+        found.ending?
+    } else {
         // logits at positions
-        None => {
-            let output = model.outputs().into_iter().next()?;
-            Ending { before: None, ..walk::back(model, &output.name)? }
-        }
+        let output = model.outputs().into_iter().next()?;
+        Ending { before: None, ..walk::back(model, &output.name)? }
     };
     let is_read = ending.before.is_some() && !ending.is_reshaped;
     match ending.activation {

@@ -111,7 +111,7 @@ impl Objective {
                 format!("{}#{}", recipe.name(), same + 1)
             };
             let (recipe, pairs) = (recipe.clone(), pairs.clone());
-            objective.terms.push(Term { name, recipe, smoothing, pairs, sites });
+            objective.terms.push(Term { name, recipe, pairs, smoothing, sites });
         }
         Ok(objective)
     }
