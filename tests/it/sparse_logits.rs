@@ -324,6 +324,7 @@ fn drawn(deviation: f64, more: f64, seed: u64) -> Vec<f32> {
 /// The table of docs/criteria.md: what KD of the K largest, as they are stored, is of dense KD, and
 /// the cosine of their gradients.
 #[test]
+#[allow(clippy::print_stdout, reason = "the table is what is asked for")]
 fn how_far_kd_of_the_largest_is_from_dense_kd() {
     let tensor = |values: Vec<f32>, shape: &[usize]| {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
