@@ -2,7 +2,7 @@
 //! a student trains from it.
 
 use crate::support::graph::{FLOAT, INT64, constant, node, value, write_graph};
-use crate::support::{Random, Sandbox, bytes, contents, floats, noise, write_npz};
+use crate::support::{Random, Sandbox, bytes, contents, floats, noise, view_bytes, write_npz};
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use nst_cache::array::{Array, Values};
@@ -218,6 +218,30 @@ fn a_student_trains_from_the_largest_logits_nearly_as_from_all() {
     let all = ["of all 12 classes, found the 4 largest", "--logits-keep all"];
     for criterion in ["mse", "mse:pair=logits>scores", "kd-binary:pair=logits>scores"] {
         sandbox.refused(&format!("{TRAIN} sparse --criterion {criterion} -o no"), &all);
+    }
+    sandbox.refused(&format!("{TRAIN} sparse --criterion kd --sakd -o no"), &all);
+}
+
+#[test]
+fn views_and_taps_are_added_to_a_cache_of_sparse_logits() {
+    let sandbox = Sandbox::with_runtime().teacher().data(37);
+    let line = |folder: &str, flags: &str| {
+        sandbox.succeeds(&format!(
+            "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 8 --tap map1 \
+             --augment flip --logits-keep topk:3 -o {folder} {flags}"
+        ));
+    };
+    line("grown", "--views 2");
+    line("grown", "--views 3");
+    line("grown", "--views 3 --tap pooled");
+    line("whole", "--views 3 --tap pooled");
+    let [grown, whole] = ["grown", "whole"].map(|f| Cache::open(&sandbox.join(f)).unwrap());
+    assert_eq!(grown.manifest().views, 3);
+    for path in PARTS.into_iter().chain(["taps/pooled/features"]) {
+        for view in 0..3 {
+            let of = |cache| view_bytes(cache, path, view);
+            assert!(of(&grown) == of(&whole), "{path} of view {view}");
+        }
     }
 }
 

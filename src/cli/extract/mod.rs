@@ -33,8 +33,7 @@ Examples:
   nst-cache extract model.onnx --data npz:arrays.npz
   nst-cache extract teacher.onnx --data photos --criterion nst --for resnet18
   nst-cache extract teacher.onnx --data photos --keep gram,mean
-  nst-cache extract teacher.onnx --data photos --views 50 --augment random-resized-crop \
-                                   --logits-keep topk:16
+  nst-cache extract teacher.onnx --data photos --logits-keep topk:16
   nst-cache extract teacher.onnx --data photos --dry-run
 
 The teacher runs once over the data set, in each view of it. Stopped or killed, the same command \
