@@ -228,7 +228,7 @@ fn views_and_taps_are_added_to_a_cache_of_sparse_logits() {
     let line = |folder: &str, flags: &str| {
         sandbox.succeeds(&format!(
             "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 8 --tap map1 \
-             --augment flip --logits-keep topk:3 -o {folder} {flags}"
+             --augment crop-flip --logits-keep topk:3 -o {folder} {flags}"
         ));
     };
     line("grown", "--views 2");
