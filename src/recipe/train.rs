@@ -47,7 +47,7 @@ pub enum Teaching {
     Labels,
     /// A classifier's maps, where there are labels.
     Maps,
-    /// A classifier's logits and maps, where there are none.
+    /// Logits, where there are none or each position has its own.
     Logits,
     /// Outputs of vectors that are no class logits.
     Embeddings,
@@ -76,7 +76,7 @@ pub struct Train {
     /// Share of the target that is spread over all classes, from 0 to 1.
     pub label_smoothing: f64,
     /// Terms of the loss. If there is no `ce` term, cross-entropy is added with weight 1. Empty for
-    /// the default: CE + 50·NST-poly with a classifier's cache (without labels KD + 50·NST-poly),
+    /// the default: CE + 50·NST-poly with a classifier's cache (without labels KD),
     /// the cosine of embeddings or else the mean squared error of the outputs with another's, CE
     /// without a cache.
     #[serde(rename = "criterion")]
@@ -235,9 +235,7 @@ impl Train {
             terms.extend(match teaching {
                 Teaching::Labels => Vec::new(),
                 Teaching::Maps => vec![CriterionRecipe::default_nst()],
-                Teaching::Logits => {
-                    vec![CriterionRecipe::default_kd(), CriterionRecipe::default_nst()]
-                }
+                Teaching::Logits => vec![CriterionRecipe::default_kd()],
                 Teaching::Embeddings => vec![CriterionRecipe::default_cosine()],
                 Teaching::Outputs => vec![CriterionRecipe::default_mse()],
             });
@@ -433,6 +431,6 @@ mod tests {
         assert_eq!(names(Teaching::Labels), ["ce"]);
         assert_eq!(names(Teaching::Maps), ["ce", "nst-poly"]);
         assert_eq!(names(Teaching::Embeddings), ["ce", "cosine"]);
-        assert_eq!(names(Teaching::Logits), ["ce", "kd", "nst-poly"]);
+        assert_eq!(names(Teaching::Logits), ["ce", "kd"]);
     }
 }

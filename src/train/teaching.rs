@@ -28,8 +28,10 @@ pub(super) fn of(manifest: Option<&Manifest>, has_labels: bool) -> Teaching {
         })
     };
     match taught.as_slice() {
-        [] if has_labels || classes(manifest).is_none() => Teaching::Maps,
-        [] => Teaching::Logits,
+        [] if manifest.logits_row().is_some_and(|row| row.len() > 1 || !has_labels) => {
+            Teaching::Logits
+        }
+        [] => Teaching::Maps,
         taught if taught.iter().all(is_embedding) => Teaching::Embeddings,
         _ => Teaching::Outputs,
     }

@@ -398,3 +398,12 @@ fn one_dimensional_maps_are_maps_of_height_1() {
         "teacher map [4, 1, 16] with student map [4, 1, 16]",
     ]);
 }
+
+#[test]
+fn a_classifier_without_labels_teaches_its_logits() {
+    let (vector, outputs) = ("logits", &["logits"]);
+    let net = Net { vector, outputs, ..TEACHER };
+    let sandbox = sandbox(&net, &Net { seed: 2, ..net });
+    sandbox.succeeds(EXTRACT);
+    sandbox.run(TRAIN).expect(0).says(&["cross-entropy is off", "loss 1·kd,", "|Δlogit|"]);
+}
