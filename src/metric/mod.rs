@@ -10,7 +10,8 @@ pub use agreement::{
 pub use neighbors::{Bank, NEIGHBORS, TEMPERATURE};
 
 /// `part` of `whole` in percent; `None` if `whole` is 0.
+#[must_use]
 #[allow(clippy::cast_precision_loss, reason = "counts far below 2⁵²")]
-fn percent(part: usize, whole: usize) -> Option<f64> {
+pub fn percent(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
 }

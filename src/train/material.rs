@@ -2,8 +2,9 @@
 //! model.
 
 use super::job::{Host, Settled};
+use super::originals::{originals, with_originals};
 use super::{teacher, teaching};
-use crate::cache::{Cache, Manifest, Originals};
+use crate::cache::{Cache, Manifest};
 use crate::criterion::Subject;
 use crate::data::{self, Augment, DataSpec, Dataset, Preprocess, Take};
 use crate::error::{Error, Result};
@@ -115,6 +116,16 @@ impl Material {
             ))
             .hint("extract the test split with the same flags"));
         }
+        let (ours, theirs) = (&ours.data.classes, &theirs.data.classes);
+        if ours != theirs && data::are_names(ours) && data::are_names(theirs) {
+            return Err(Error::input(format!(
+                "--test {spec}: expected the training cache's {} classes in their order, found {} \
+                 others",
+                ours.len(),
+                theirs.len()
+            ))
+            .hint("extract the test split with --classes FILE, which gives both one order"));
+        }
         let originals = originals(&test, None, host)?;
         Ok(TestData::Cache(test, originals))
     }
@@ -132,10 +143,14 @@ impl Material {
             ),
         };
         let opened = spec.and_then(|spec| data::open(&spec, "test", host.monitor));
-        match opened {
-            // a data set without splits returns the training samples again
-            Ok(test) if test.fingerprint() != fingerprint => Some(test),
-            Ok(_) => {
+        // a data set without splits returns the training samples again
+        let found = opened.and_then(|test| {
+            let is_other = test.fingerprint() != fingerprint;
+            is_other.then(|| data::relabeled(test, self.classes())).transpose()
+        });
+        match found {
+            Ok(Some(test)) => Some(test),
+            Ok(None) => {
                 host.monitor.note(
                     "no test split beside the training data: no evaluation (--test SPEC names one)",
                 );
@@ -461,7 +476,18 @@ impl Material {
             Some(_) => None,
             None => self.neighbors(student, &source, preprocess, inputs)?,
         };
-        let has_labels = source.labels().iter().any(|&(_, label)| label >= 0);
+        let last = source.labels().into_iter().map(|(_, label)| label).max().unwrap_or(-1);
+        let has_labels = last >= 0;
+        if let Some(classes) = classes {
+            let shape = student.shape(classes, &self.input_shapes(student, preprocess)?)?;
+            let width = shape.and_then(|shape| shape.last().copied()).unwrap_or(0);
+            if usize::try_from(last).is_ok_and(|last| last >= width) {
+                return Err(Error::input(format!(
+                    "test set: expected labels of the student's {width} classes, found {last}"
+                ))
+                .hint("--test SPEC names another test set"));
+            }
+        }
         if outputs.is_empty() && neighbors.is_none() && !(classes.is_some() && has_labels) {
             host.monitor.note(
                 "test: nothing to measure: class logits and k-NN need labels on both sides, and \
@@ -576,43 +602,4 @@ fn content(manifest: &Manifest) -> String {
     manifest.extends = None;
     manifest.format = manifest.lowest_format();
     sha256(&serde_json::to_vec(&manifest).unwrap_or_default())
-}
-
-/// A reader of a cache, with the data set of the inputs that it does not store.
-fn with_originals<'a>(
-    cache: &'a Cache,
-    originals: Option<&'a dyn Dataset>,
-    source: CacheSource<'a>,
-) -> Result<CacheSource<'a>> {
-    match originals {
-        Some(dataset) => Ok(source.with_originals(Originals::new(cache, dataset)?)),
-        None => Ok(source),
-    }
-}
-
-/// The data set of the inputs that a cache does not store: from `source`, else as the cache names
-/// it.
-fn originals(
-    cache: &Cache,
-    source: Option<&DataSpec>,
-    host: &Host<'_>,
-) -> Result<Option<Box<dyn Dataset>>> {
-    let data = &cache.manifest().data;
-    if cache.manifest().stores_inputs() && source.is_none() {
-        return Ok(None);
-    }
-    let spec = match source {
-        Some(spec) => spec.clone(),
-        None => data.spec.parse()?,
-    };
-    let dataset = data::open(&spec, &data.split, host.monitor).map_err(|e| {
-        let error = Error::input(format!(
-            "data {spec}: expected the images of this cache, which does not store them"
-        ))
-        .because(e);
-        error.hint("--source SPEC says where they are now")
-    })?;
-    // reject changed samples here, before any work is done
-    Originals::new(cache, dataset.as_ref())?.refuse_changed(host.monitor)?;
-    Ok(Some(dataset))
 }

@@ -25,6 +25,7 @@ mod material;
 mod metadata;
 mod model;
 mod natures;
+mod originals;
 mod outputs;
 pub mod parity;
 mod prepared;

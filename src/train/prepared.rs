@@ -154,7 +154,17 @@ impl Prepared {
                 )
                 .hint("--criterion 'cosine:projector=true' learns one"));
             }
-            for Projection { tensor, output, .. } in projections {
+            let inputs = material.input_shapes(student, model.preprocess.as_ref())?;
+            for Projection { tensor, output, shape, .. } in projections {
+                let id = student.tensor(&tensor);
+                let own = id.map(|id| student.shape(id, &inputs)).transpose()?.flatten();
+                if own.is_none_or(|own| own.len() != shape.len() + 1) {
+                    return Err(Error::input(format!(
+                        "export-projector: expected a vector, tokens or a map of two dimensions, \
+                         found {tensor}"
+                    ))
+                    .hint("train without it: the student is exported without its projector"));
+                }
                 host.monitor.note(&format!("exported beside {tensor}: its projection {output}"));
             }
         }

@@ -1,6 +1,7 @@
 //! What a run logs: JSON lines, one every few steps and one per epoch.
 
 use crate::error::{Context, Result};
+use crate::metric::percent;
 use crate::storage::{self, Lock};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -221,13 +222,6 @@ impl Sums {
     pub fn top1(&self) -> Option<f64> {
         percent(self.correct, self.labeled)
     }
-}
-
-/// `part` of `whole` in percent; `None` if `whole` is 0.
-#[must_use]
-#[allow(clippy::cast_precision_loss, reason = "a number of samples")]
-pub fn percent(part: usize, whole: usize) -> Option<f64> {
-    (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
 }
 
 /// The metrics file, open for appending.

@@ -1,13 +1,13 @@
 //! What is measured on the test samples after each epoch.
 
 use super::loader::{Steps, stream};
-use super::metrics::{Evaluation, OutputScore, percent};
+use super::metrics::{Evaluation, OutputScore};
 use super::pairing::Pair;
 use super::source::{Batch, Source, TeacherLogits};
 use super::step::count_correct;
 use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
-use crate::metric::{Agreement, Bank, Reading, Vectors};
+use crate::metric::{Agreement, Bank, Reading, Vectors, percent};
 use crate::monitor::Monitor;
 use crate::student::{Mode, Pass, Student, TensorId};
 use candle_core::{DType, Device, Tensor};

@@ -325,6 +325,24 @@ fn a_test_sets_labels_follow_the_names_of_the_classes() {
         &format!("{line} -o none --test folder:others"),
         &["--test folder:others", "expected the training data's classes"],
     );
+    // the split beside the training data, and a cache
+    let fewer = sandbox.join("fewer");
+    write_images_of(&sandbox.join("split/train"), 12, &["a", "b", "c"]);
+    std::fs::rename(fewer, sandbox.join("split/test")).unwrap();
+    sandbox.succeeds(&format!("{line} -o beside").replace("--data images", "--data split"));
+    let train = tests(&sandbox, "beside")[0]["top1"].as_f64().unwrap();
+    let eval = sandbox.json("eval beside/student.onnx --data split");
+    assert!((train - eval["top1"].as_f64().unwrap()).abs() < 1e-9, "{train} {eval}");
+    Net { outputs: &["embedding"], ..TEACHER }.write(&sandbox, "teacher.onnx");
+    for split in ["train", "test"] {
+        sandbox.succeeds(&format!(
+            "extract teacher.onnx --data split --split {split} --size 8 -o cache-{split}"
+        ));
+    }
+    sandbox.refused(
+        "train resnet8 --cache cache-train --test cache-test -o none",
+        &["--test cache-test", "3 classes in their order, found 2"],
+    );
 }
 
 #[test]
@@ -397,6 +415,12 @@ fn one_dimensional_maps_are_maps_of_height_1() {
         "teacher frames [6, 1, 16] with student frames [6, 1, 16]",
         "teacher map [4, 1, 16] with student map [4, 1, 16]",
     ]);
+    let line = format!("{TRAIN} --criterion mse:pair=map>map,projector=true --export-projector");
+    sandbox.refused(
+        &line.replace("-o run", "-o none"),
+        &["export-projector", "a map of two dimensions, found map"],
+    );
+    assert!(!sandbox.join("none").exists());
 }
 
 #[test]
@@ -406,4 +430,19 @@ fn a_classifier_without_labels_teaches_its_logits() {
     let sandbox = sandbox(&net, &Net { seed: 2, ..net });
     sandbox.succeeds(EXTRACT);
     sandbox.run(TRAIN).expect(0).says(&["cross-entropy is off", "loss 1·kd,", "|Δlogit|"]);
+}
+
+#[test]
+fn test_labels_beyond_the_classes_are_refused_before_the_first_step() {
+    let sandbox = Sandbox::with_runtime();
+    Net { width: 3, vector: "logits", outputs: &["logits"], ..TEACHER }
+        .write(&sandbox, "student.onnx");
+    for (file, classes) in [("x.npz", 3), ("t.npz", 5)] {
+        let labels = (0..20).map(|i| i % classes).collect();
+        let labels = Array::new(vec![20], Values::I64(labels)).unwrap();
+        write_npz(&sandbox.join(file), &[("x", &noise(&[20, 3, 8, 8], 3)), ("y", &labels)]);
+    }
+    let line = "train student.onnx --data npz:x.npz --test npz:t.npz --batch 4 -o run";
+    sandbox.refused(line, &["test set", "3 classes, found 4"]);
+    assert!(!sandbox.join("run").exists());
 }
