@@ -62,8 +62,8 @@ pub struct OutputParity {
     pub samples: usize,
     /// max |Δ| over all values.
     pub max_difference: f64,
-    /// The largest max |Δ| / max |value| of any sample, a tenth of the output's largest value being
-    /// the least divisor.
+    /// The largest max |Δ| / max |value| of any sample; the least divisor is a tenth of the output's
+    /// largest value, and 0.01 for probabilities.
     pub max_relative: f64,
     /// The upper limit for `max_relative`: 1e-3, or a multiple of the float32 error.
     pub bound: f64,
@@ -239,6 +239,7 @@ pub(super) struct Subject<'a> {
 }
 
 /// An output to compare.
+#[derive(Clone)]
 struct Compared<'a> {
     name: String,
     tensor: TensorId,
@@ -247,6 +248,8 @@ struct Compared<'a> {
     classes: bool,
     /// Whether the file declares integers.
     integers: bool,
+    /// The least divisor of a difference.
+    least: f64,
 }
 
 impl Compared<'_> {
@@ -288,20 +291,35 @@ fn compared<'a>(
                 projection: None,
                 classes: classes == Some(output.tensor),
                 integers: integers(&output.name),
+                least: logits::least_size(model, &output.name),
             });
         }
     }
     if let (Some(tensor), false) = (classes, all.iter().any(|output| output.classes)) {
         let name = logits::of_student(model, subject.class_count)
             .ok_or_else(|| Error::internal("parity: the exported student lost its logits"))?;
-        all.push(Compared { name, tensor, projection: None, classes: true, integers: false });
+        all.push(Compared {
+            name,
+            tensor,
+            projection: None,
+            classes: true,
+            integers: false,
+            least: 0.0,
+        });
     }
     for projection in subject.projections {
         let tensor = student.tensor(&projection.tensor).ok_or_else(|| {
             Error::internal(format!("parity: the student lost {}", projection.tensor))
         })?;
         let (name, projection) = (projection.output.clone(), Some(projection));
-        all.push(Compared { name, tensor, projection, classes: false, integers: false });
+        all.push(Compared {
+            name,
+            tensor,
+            projection,
+            classes: false,
+            integers: false,
+            least: 0.0,
+        });
     }
     all.sort_by_key(|output| !output.classes);
     Ok(all)
@@ -444,7 +462,8 @@ fn judge(output: &Compared<'_>, values: &OutputValues, samples: usize) -> Output
         .filter(|x| x.is_finite())
         .fold(0.0, |m: f64, x| m.max(f64::from(*x).abs()));
     // a row of small values is judged by those of the whole output
-    let scale = |row: &[f32]| magnitude(row).max(FLAT * largest).max(f64::from(f32::MIN_POSITIVE));
+    let least = output.least.max(FLAT * largest).max(f64::from(f32::MIN_POSITIVE));
+    let scale = |row: &[f32]| magnitude(row).max(least);
     for ((trainer, runtime), exact) in rows() {
         match (is_finite(trainer), is_finite(runtime)) {
             (false, _) => parity.diverged += 1,
@@ -535,6 +554,7 @@ mod tests {
         projection: None,
         classes: true,
         integers: false,
+        least: 0.0,
     });
 
     fn values(trainer: &[f32], runtime: &[f32], exact: Vec<f64>) -> OutputValues {
@@ -623,6 +643,14 @@ mod tests {
         let parity = judge(&LOGITS, &values(&trainer, &runtime, exact), ROWS);
         parity.check().unwrap();
         assert_eq!(parity.decisions.clear, 0);
+    }
+
+    #[test]
+    fn probabilities_are_judged_as_parts_of_one() {
+        let values = values(&[1e-9; 8], &[2e-8; 8], vec![1e-9; 8]);
+        let map = |least| Compared { classes: false, least, ..LOGITS.clone() };
+        judge(&map(1e-2), &values, 2).check().unwrap();
+        judge(&map(0.0), &values, 2).check().unwrap_err();
     }
 
     #[test]

@@ -135,6 +135,13 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("expected a number, found {value}"))
 }
 
+/// Copies a recipe from recipes/tasks, and returns the flag that names it.
+fn recipe(folder: &Path, name: &str) -> String {
+    let file = format!("{name}.toml");
+    std::fs::copy(committed("recipes/tasks").join(&file), folder.join(&file)).unwrap();
+    format!("--recipe {file}")
+}
+
 #[test]
 fn an_embedding_without_labels() {
     if !is_slow() {
@@ -148,14 +155,14 @@ fn an_embedding_without_labels() {
         let line = format!("eval {model} --data fashion-mnist --knn {flags}");
         number(&run(&sandbox, &line)["knn"]["top1"])
     };
+    let recipe = recipe(&sandbox, "embedding");
     let (mut distilled, mut untrained) = (Vec::new(), Vec::new());
     for seed in SEEDS {
-        let line = format!("train resnet8 --cache cache --epochs 4 --batch 64 --seed {seed}");
+        let line = format!("train resnet8 --cache cache {recipe} --seed {seed}");
         run(&sandbox, &format!("{line} -o run{seed}"));
         distilled.push(knn(&format!("run{seed}/student.onnx")));
         // steps of no length: its running statistics are those of the data
-        let line = line.replace("--epochs 4", "--epochs 1 --lr 1e-12");
-        run(&sandbox, &format!("{line} -o new{seed}"));
+        run(&sandbox, &format!("{line} --epochs 1 --lr 1e-12 -o new{seed}"));
         untrained.push(knn(&format!("new{seed}/student.onnx")));
     }
     let (distilled, untrained) = (Measured(distilled), Measured(untrained));
@@ -174,7 +181,8 @@ struct Task {
     name: &'static str,
     /// Flags of `extract`, beyond the teacher and the data.
     extract: &'static str,
-    criteria: &'static str,
+    /// Its file in recipes/tasks.
+    recipe: &'static str,
     /// The output that is compared with the teacher's.
     output: &'static str,
     /// Flags of `eval --against`, and where the measure is in its JSON.
@@ -183,11 +191,11 @@ struct Task {
     unit: &'static str,
 }
 
-const TASKS: [Task; 2] = [
+const TASKS: [Task; 3] = [
     Task {
         name: "segmenter by `cwd`",
         extract: "--tap dense",
-        criteria: "--criterion ce --criterion cwd:pair=dense>dense,tau=4,weight=5",
+        recipe: "segmenter",
         output: "dense",
         read: "--read dense=classes",
         measure: &["classes", "miou"],
@@ -196,12 +204,20 @@ const TASKS: [Task; 2] = [
     Task {
         name: "detector by outputs and neck",
         extract: "--tap anchors --tap p1 --tap p2",
-        criteria: "--criterion ce --criterion mse:pair=anchors>anchors,weight=0.2 \
-                   --criterion pkd:pair=p1>p1,pair=p2>p2,projector=true,weight=1",
+        recipe: "detector",
         output: "anchors",
         read: "",
         measure: &["cosine"],
         unit: "cosine of the outputs",
+    },
+    Task {
+        name: "token logits by top-3",
+        extract: "--logits tokens --logits-keep topk:3 --recipe tokens.toml",
+        recipe: "tokens",
+        output: "tokens",
+        read: "--read tokens=classes",
+        measure: &["classes", "top1"],
+        unit: "positions of the teacher's class, %",
     },
 ];
 
@@ -218,7 +234,6 @@ fn dense_outputs_and_necks() {
     for seed in SEEDS {
         write_net(&sandbox.join(format!("student{seed}.onnx")), 8, &outputs, seed);
     }
-    let steps = "--epochs 4 --batch 64";
     let measure = |task: &Task, run_folder: &str| {
         let (name, read) = (task.output, task.read);
         let found = run(
@@ -235,16 +250,18 @@ fn dense_outputs_and_necks() {
     };
     for (number, task) in TASKS.iter().enumerate() {
         let cache = format!("cache{number}");
+        let recipe = recipe(&sandbox, task.recipe);
         let extract = format!("extract teacher/student.onnx {data} {} -o {cache}", task.extract);
         run(&sandbox, &extract);
         let mut found = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
         for seed in SEEDS {
-            for (which, criteria) in [task.criteria, "--criterion ce"].into_iter().enumerate() {
+            let twin = format!("{recipe} --criterion ce");
+            for (which, recipe) in [&recipe, &twin].into_iter().enumerate() {
                 let folder = format!("run{number}-{which}-{seed}");
                 run(
                     &sandbox,
                     &format!(
-                        "train student{seed}.onnx --cache {cache} {steps} --seed {seed} {criteria} \
+                        "train student{seed}.onnx --cache {cache} --seed {seed} {recipe} \
                          -o {folder}"
                     ),
                 );

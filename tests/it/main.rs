@@ -21,6 +21,7 @@ mod extract_values;
 mod feeding;
 mod inspect;
 mod operators_onnx;
+mod packages;
 mod presets;
 mod recipes;
 mod snapshots;

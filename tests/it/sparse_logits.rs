@@ -298,6 +298,10 @@ fn logits_at_positions_are_kept_and_padding_counts_for_nothing() {
         assert!((sparse - some).abs() < 0.01 * some.abs(), "{criterion}: {sparse} {some}");
     }
     sandbox.refused(&format!("{TRAIN} masked --criterion dkd -o no"), &["5x12"]);
+    // a student is trained on what its softmax reads
+    let plain = trained(&sandbox, "masked", "kd");
+    write_model(&sandbox, "student.onnx", &["5"], "Softmax", 2);
+    assert_eq!(trained(&sandbox, "masked", "kd").to_bits(), plain.to_bits());
     // an ordinary resume
     sandbox
         .run(&format!("{DENSE} -o masked").replacen("-o dense", "", 1))

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use walk::{Activation, Ending};
 
+/// The least size at which probabilities are judged: an error of 1e-7 is 1e-5 of it.
+const PROBABILITY: f64 = 1e-2;
+
 /// How logits are derived from a tensor that holds something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -144,7 +147,7 @@ pub fn are_independent(model: &Model, tensor: &str) -> bool {
 /// reads if no reshape is between them. `classes`: how many the data has, 0 if unknown.
 #[must_use]
 pub fn of_student(model: &Model, classes: usize) -> Option<String> {
-    let found = of_output(model, classes)?;
+    let Some(found) = of_output(model, classes) else { return at_positions(model)?.before };
     let before = found
         .ending
         .filter(|e| e.activation == Activation::Softmax && !e.is_reshaped)
@@ -157,13 +160,8 @@ pub fn of_student(model: &Model, classes: usize) -> Option<String> {
 /// logarithms of probabilities, which are logits too.
 #[must_use]
 pub fn activation_of_student(model: &Model, classes: usize) -> Option<&'static str> {
-    let ending = if let Some(found) = of_output(model, classes) {
-        found.ending?
-    } else {
-        // logits at positions
-        let output = model.outputs().into_iter().next()?;
-        Ending { before: None, ..walk::back(model, &output.name)? }
-    };
+    let ending =
+        of_output(model, classes).map_or_else(|| at_positions(model), |found| found.ending)?;
     let is_read = ending.before.is_some() && !ending.is_reshaped;
     match ending.activation {
         Activation::Softmax if is_read || ending.is_log => None,
@@ -171,6 +169,18 @@ pub fn activation_of_student(model: &Model, classes: usize) -> Option<&'static s
         Activation::Sigmoid => Some("sigmoid"),
         Activation::HardSigmoid => Some("hard sigmoid"),
     }
+}
+
+/// How a first output `[batch, positions, classes]` ends; what its activation reads only where that
+/// is a softmax over the classes.
+fn at_positions(model: &Model) -> Option<Ending> {
+    let output = model.outputs().into_iter().next().filter(|output| output.shape.len() == 3)?;
+    let ending = walk::back(model, &output.name)?;
+    // before opset 13: over all axes from this one on, of which there is one
+    let is_over_classes =
+        matches!(ending.axes, Some(walk::Axes::One(-1 | 2) | walk::Axes::From(-1 | 2)))
+            && !ending.is_reshaped;
+    Some(Ending { before: ending.before.filter(|_| is_over_classes), ..ending })
 }
 
 /// How the values of a tensor come about, as far as that tells what they are.
@@ -229,6 +239,17 @@ pub fn nature(model: &Model, tensor: &str) -> Option<Nature> {
         }
         Activation::Sigmoid if !ending.is_log => Some(Nature::Sigmoid),
         Activation::Sigmoid | Activation::HardSigmoid => None,
+    }
+}
+
+/// The size below which a difference between a tensor's values is judged like one of that size.
+/// Probabilities have the rounding error of 1, however small they are: sigmoids that work by
+/// vectors clip their input, and are 1e-7 off. 0 for other values.
+#[must_use]
+pub fn least_size(model: &Model, tensor: &str) -> f64 {
+    match nature(model, tensor) {
+        Some(Nature::Softmax { is_log: false, .. } | Nature::Sigmoid) => PROBABILITY,
+        _ => 0.0,
     }
 }
 
