@@ -211,7 +211,8 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
     )?;
     let terms = recipe.terms(Teaching::Maps);
     let students = pairing::student_maps(&student.taps(&[vec![batch, 3, side, side]])?);
-    let (pairs, left) = pairing::suggest(&pairing::teacher_maps(cache.manifest()), &students)?;
+    let (pairs, left) =
+        pairing::suggest("nst", &pairing::teacher_maps(cache.manifest()), &students)?;
     if pairs.len() != pair.stages().len() {
         return Err(Error::check(format!(
             "bench distill: expected {} pairs, found {}: {}",

@@ -5,7 +5,7 @@ use crate::array::Dtype;
 use crate::error::{Error, Result};
 use crate::metric::{Reading, Vectors};
 use crate::onnx::logits::{Nature, nature};
-use crate::onnx::{Dim, Model, Value, nearest};
+use crate::onnx::{Dim, Model, Value, is_transposed, nearest};
 use crate::recipe::OutputKind;
 
 /// An output, another tensor of a model, or an array of a cache.
@@ -123,7 +123,7 @@ pub(super) fn comparable(
                 also: Vec::new(),
                 row: rows.row.clone(),
                 flat: None,
-                channel_axis: None,
+                channel_axis: is_transposed(model, name).then_some(2),
                 dtype: rows.dtype,
                 nature,
                 is_classes: false,

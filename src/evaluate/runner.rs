@@ -27,7 +27,9 @@ impl Rows {
         let (&first, row) = array.shape().split_first()?;
         let mut values = array.to_f32();
         values.truncate(samples * row.iter().product::<usize>());
-        (first == batch).then(|| Self { row: row.to_vec(), dtype: array.dtype(), values })
+        // `[batch]` is a value a sample
+        let row = if row.is_empty() { vec![1] } else { row.to_vec() };
+        (first == batch).then(|| Self { row, dtype: array.dtype(), values })
     }
 }
 

@@ -231,10 +231,10 @@ impl Output {
         if let Some(&KeptMap { grid: Some(grid), layout, .. }) = map {
             array = Cow::Owned(fold(array.into_owned(), layout, grid)?);
         }
-        // logits of a convolution have spatial axes of size one
-        if self.tap().is_none()
+        // logits of a convolution have spatial axes of size one; `[batch]` is a value a row
+        let rank = array.shape().len();
+        if (rank == 1 || (self.tap().is_none() && rank > 2))
             && array.len() == rows * self.shape.iter().product::<usize>()
-            && array.shape().len() > 2
         {
             array = Cow::Owned(Array::new(
                 [&[rows], self.shape.as_slice()].concat(),

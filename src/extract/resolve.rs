@@ -94,6 +94,7 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
     };
     let (layout, grid, shape) = match (found.as_slice(), choice.size) {
         (&[_], None) => return Ok(output(TapForm::Vector, &found, vec!["c".to_owned()])),
+        (&[], None) => return Ok(output(TapForm::Vector, &[1], vec!["c".to_owned()])),
         (&[channels, positions], _) if is_flat_map(choice, candidate) => {
             let grid = candidate
                 .and_then(|t| t.grid)

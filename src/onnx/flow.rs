@@ -3,6 +3,7 @@
 
 use super::Model;
 use super::check::subgraphs;
+use super::operator::{Class, Movement};
 use super::proto::{GraphProto, NodeProto};
 use std::collections::{HashMap, HashSet};
 
@@ -31,6 +32,41 @@ pub fn values(node: &NodeProto) -> impl Iterator<Item = &str> {
         .take(node.operator().values)
         .map(String::as_str)
         .filter(|name| !name.is_empty())
+}
+
+/// The nodes that make a tensor of another one without any weight, the last one first: each reads
+/// one tensor of the data and moves its values or takes a function of each.
+#[must_use]
+pub fn trail<'a>(model: &'a Model, tensor: &str) -> Vec<&'a NodeProto> {
+    let flow = Flow::new(model);
+    let mut nodes = Vec::new();
+    let mut next = flow.producer(tensor);
+    while let Some(node) = next {
+        let is_plain = match node.operator().class {
+            Class::Movement(_) | Class::Softmax => true,
+            Class::Activation | Class::Elementwise => node.input.len() == 1,
+            _ => false,
+        };
+        let (&[data], true) = (flow.data(node).as_slice(), is_plain) else { break };
+        nodes.push(node);
+        next = flow.producer(data);
+    }
+    nodes
+}
+
+/// Whether a tensor is a map `[batch, height, width, channels]` that was transposed from the order
+/// in which ONNX's operators compute.
+#[must_use]
+pub fn is_transposed(model: &Model, tensor: &str) -> bool {
+    let trail = trail(model, tensor);
+    let moves = |node: &&&NodeProto| match node.operator().class {
+        Class::Movement(movement) => !matches!(movement, Movement::Copy | Movement::Cast),
+        _ => false,
+    };
+    trail.iter().find(moves).is_some_and(|node| {
+        let perm = node.attribute.iter().find(|attribute| attribute.name() == "perm");
+        node.op_type() == "Transpose" && perm.is_some_and(|perm| perm.ints == [0, 2, 3, 1])
+    })
 }
 
 impl<'a> Flow<'a> {

@@ -22,7 +22,7 @@ mod tensor;
 mod weights;
 
 pub use feeding::{BatchAxis, Feeding, InputValue};
-pub use flow::values;
+pub use flow::{is_transposed, trail, values};
 pub use nearest::nearest;
 pub use norm::{BatchNorm, trains_as_written};
 pub use quantized::Quantization;

@@ -283,7 +283,17 @@ impl Material {
             terms.retain(|t| t.method.spec().subject != Subject::Labels);
         }
         if terms.is_empty() {
-            return Err(Error::input("training: expected labels or a teacher, found neither"));
+            let error = Error::input("training: expected labels or a teacher, found neither");
+            return Err(match manifest {
+                Some(_) => Error::input(
+                    "training: expected labels for cross-entropy, found none in the cache",
+                )
+                .hint(
+                    "leave --criterion out, or name one that learns from the teacher: nst-cache \
+                       criteria lists them",
+                ),
+                None => error.hint("a teacher's cache needs no labels: --cache DIR"),
+            });
         }
         Ok(terms)
     }
@@ -449,6 +459,17 @@ impl Material {
                 for pair in taps.outputs() {
                     if pair.is_logits() && taps.sparse_logits.is_some() {
                         host.monitor.note("test: the teacher's sparse logits are not compared");
+                        continue;
+                    }
+                    let stored = pair.teacher_stored.iter().map(|(statistic, _)| *statistic);
+                    if !pair.is_logits() && !stored.clone().any(|s| s == Statistic::Features) {
+                        let stored: Vec<&str> = stored.map(Statistic::name).collect();
+                        host.monitor.note(&format!(
+                            "test: {} is not compared: its cache holds {} of it, and not its \
+                             features (extract --keep features adds them)",
+                            pair.teacher,
+                            stored.join(" + ")
+                        ));
                         continue;
                     }
                     let tensor = student.tensor(&pair.student);

@@ -6,9 +6,9 @@ use super::material::Material;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
 use crate::onnx::logits::{self, LogitCandidates, Verdict};
-use crate::onnx::{Model, metadata};
+use crate::onnx::{Model, metadata, trail};
 use crate::runtime::{Device, Session, SessionOptions};
-use crate::student::{Projection, Student, TensorId};
+use crate::student::{Output, Projection, Student, TensorId};
 use crate::threads;
 use crate::trainer::loss::Objective;
 use crate::trainer::source::Source;
@@ -66,7 +66,7 @@ pub(super) fn check(
     let sample = source.batch(0, 0..1)?;
     let shapes: Vec<Vec<usize>> = sample.inputs.iter().map(|t| t.dims().to_vec()).collect();
     let shape = student.shape(student.logits(), &shapes)?;
-    tell_of_idle(student, objective, needs.is_some(), host);
+    tell_of_idle(model, student, objective, needs.is_some(), host);
     let at_positions = material.logits_at_positions();
     if let (Some(&[_, positions, classes]), Some(needs)) = (shape.as_deref(), needs)
         && needs.recipe.method.spec().subject == Subject::Logits
@@ -149,16 +149,26 @@ fn behind_logits(student: &Student, classes: Option<TensorId>) -> Option<TensorI
     if outputs.clone().any(|tensor| tensor == classes) { None } else { outputs.next() }
 }
 
-/// Reports the outputs that no criterion compares.
-fn tell_of_idle(student: &Student, objective: &Objective, of_classes: bool, host: &Host<'_>) {
-    let is_compared = |tensor: TensorId| {
+/// Reports the outputs that no criterion compares, nor anything that they are a plain function of.
+fn tell_of_idle(
+    model: &Model,
+    student: &Student,
+    objective: &Objective,
+    of_classes: bool,
+    host: &Host<'_>,
+) {
+    let is_kept = |tensor: TensorId| {
         objective.keep.contains(&tensor) || (of_classes && tensor == student.logits())
     };
-    let behind = behind_logits(student, of_classes.then_some(student.logits()));
+    let is_compared = |output: &Output| {
+        let read = trail(model, &output.name);
+        let mut read = read.iter().flat_map(|node| &node.input);
+        is_kept(output.tensor) || read.any(|name| student.tensor(name).is_some_and(is_kept))
+    };
     let idle: Vec<&str> = student
         .outputs()
         .iter()
-        .filter(|output| !is_compared(output.tensor) && behind != Some(output.tensor))
+        .filter(|output| !is_compared(output))
         .map(|output| output.name.as_str())
         .collect();
     match idle.len() {

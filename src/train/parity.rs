@@ -62,8 +62,8 @@ pub struct OutputParity {
     pub samples: usize,
     /// max |Δ| over all values.
     pub max_difference: f64,
-    /// The largest max |Δ| / max |value| of any sample; the least divisor is a tenth of the output's
-    /// largest value, and 0.01 for probabilities.
+    /// The largest max |Δ| / max |value| of any sample; the least divisor is a tenth of the
+    /// output's largest value, and 0.01 for probabilities.
     pub max_relative: f64,
     /// The upper limit for `max_relative`: 1e-3, or a multiple of the float32 error.
     pub bound: f64,

@@ -84,7 +84,8 @@ impl Test<'_> {
             }
             for (output, agreement) in self.outputs.iter().zip(&mut agreements) {
                 let teacher = output.teacher(batch)?;
-                agreement.add(&values(pass.value(output.tensor)?)?, &values(teacher)?)?;
+                let student = output.pair.of_student(pass.value(output.tensor)?)?;
+                agreement.add(&values(&student)?, &values(teacher)?)?;
             }
             if let Some((neighbors, bank)) = &bank {
                 let found = bank.classify(&values(pass.value(neighbors.tensor)?)?, None)?;

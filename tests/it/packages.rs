@@ -1,6 +1,6 @@
 //! A detector, a segmenter and a reader of text that other people's packages ship, through
-//! `inspect`, `extract`, `train`, the export with its parity, and `eval --against`. With `NST_SLOW`;
-//! `make test-slow` fetches them and names their folder in `NST_MODELS`.
+//! `inspect`, `extract`, `train`, the export with its parity, and `eval --against`. With
+//! `NST_SLOW`; `make test-slow` fetches them and names their folder in `NST_MODELS`.
 
 use crate::support::{Random, Sandbox, is_slow};
 use std::path::PathBuf;

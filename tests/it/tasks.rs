@@ -446,3 +446,92 @@ fn test_labels_beyond_the_classes_are_refused_before_the_first_step() {
     sandbox.refused(line, &["test set", "3 classes, found 4"]);
     assert!(!sandbox.join("run").exists());
 }
+
+#[test]
+fn a_value_a_sample_is_a_vector_of_one() {
+    let sandbox = Sandbox::with_runtime();
+    // `[batch]` of the teacher, `[batch]` and `[batch, 1]` of students
+    for (file, flat, seed) in [("teacher", true, 1), ("student", true, 2), ("other", false, 2)] {
+        let vector = if flat { "age.column" } else { "age" };
+        let net = Net { width: 1, planes: 5, vector, outputs: &[], seed };
+        net.write_with(&sandbox, &format!("{file}.onnx"), |graph| {
+            constant(graph, "axis", &[1], Values::I64(vec![1]));
+            if flat {
+                graph.node.push(node("Squeeze", &["age.column", "axis"], "age", vec![]));
+            }
+            let axes: &[&str] = if flat { &["batch"] } else { &["batch", "1"] };
+            graph.output = vec![value("age", FLOAT, axes)];
+        });
+    }
+    write_npz(&sandbox.join("x.npz"), &[("x", &noise(&[40, 3, 8, 8], 3))]);
+    sandbox.succeeds(EXTRACT);
+    let manifest = Manifest::load(&sandbox.join("cache")).unwrap();
+    let array = manifest.view_arrays.iter().find(|spec| spec.path == "taps/age/features");
+    assert_eq!(array.unwrap().row_shape, [1]);
+    sandbox.succeeds("cache verify cache --live teacher.onnx");
+    let mut losses = Vec::new();
+    for student in ["student", "other"] {
+        let line = TRAIN.replace("student.onnx", &format!("{student}.onnx"));
+        let line = format!("{line}-{student}");
+        sandbox.run(&line).expect(0).says(&["pair: teacher age [1] with student age [1]"]);
+        losses.push(sandbox.json(&format!("{line} --resume"))["loss"].clone());
+        for teacher in ["--data npz:x.npz --against teacher.onnx", "--against cache"] {
+            let found = sandbox.json(&format!("eval run-{student}/student.onnx {teacher}"));
+            assert_eq!(found["against"]["outputs"][0]["values"], 40, "{found:#}");
+        }
+    }
+    assert_eq!(losses[0], losses[1]);
+}
+
+/// What a TensorFlow network gives: the same maps with their channels last.
+fn channels_last(graph: &mut GraphProto) {
+    let nodes = &mut graph.node;
+    nodes.last_mut().unwrap().output = vec!["maps".into()];
+    nodes.push(node("Transpose", &["maps"], "dense", vec![ints("perm", &[0, 2, 3, 1])]));
+    graph.output = vec![value("dense", FLOAT, &["batch", "8", "8", "5"])];
+}
+
+#[test]
+fn maps_with_their_channels_last_are_compared_as_the_same_maps() {
+    let outputs = &["dense"];
+    let (teacher, student) = (Net { outputs, ..TEACHER }, Net { outputs, seed: 2, ..TEACHER });
+    let measured = |last: [bool; 2], criterion: &str| {
+        let sandbox = sandbox(&teacher, &student);
+        if last[0] {
+            teacher.write_with(&sandbox, "teacher.onnx", channels_last);
+        }
+        if last[1] {
+            student.write_with(&sandbox, "student.onnx", channels_last);
+        }
+        sandbox.succeeds(EXTRACT);
+        let ran = sandbox.run(&format!("{TRAIN} --test cache {criterion}")).expect(0);
+        ran.says(&["with student dense [5, 8, 8]"]);
+        assert!(!ran.text().contains("no criterion compares"), "{}", ran.text());
+        let report = report(&sandbox);
+        let mut found = vec![report["loss"].clone(), report["test"]["outputs"]["dense"].clone()];
+        // axes in one order are compared by `eval`
+        if last[0] == last[1] {
+            for teacher in ["--data npz:x.npz --against teacher.onnx", "--against cache"] {
+                let line = format!("eval run/student.onnx {teacher}");
+                let cosine = &sandbox.json(&line)["against"]["outputs"][0]["cosine"];
+                found.push(format!("{:.3}", cosine.as_f64().unwrap()).into());
+            }
+        }
+        found
+    };
+    for criterion in ["", "--criterion cwd:pair=dense>dense", "--criterion at:pair=dense>dense"] {
+        let expected = measured([false, false], criterion);
+        assert_eq!(measured([true, true], criterion), expected, "{criterion}");
+        for last in [[true, false], [false, true]] {
+            assert_eq!(measured(last, criterion), expected[..2], "{criterion} {last:?}");
+        }
+    }
+    let sandbox = sandbox(&teacher, &student);
+    student.write_with(&sandbox, "student.onnx", channels_last);
+    sandbox.succeeds(EXTRACT);
+    // an output that follows from what is compared is trained
+    let ran = sandbox.run(&format!("{TRAIN} --criterion mse:pair=dense>maps")).expect(0);
+    assert!(!ran.text().contains("no criterion compares"), "{}", ran.text());
+    let projector = "--criterion mse:pair=dense>dense,projector=true --export-projector";
+    sandbox.refused(&format!("{TRAIN}-2 {projector}"), &["channels first, found `dense`", "pair="]);
+}

@@ -47,6 +47,7 @@ fn ce_kd_and_nst_together_match_central_differences() {
         teacher_stored: vec![(Statistic::Features, 1)],
         student: student.into(),
         student_shape: vec![0; 3],
+        student_channels_last: false,
     };
     let nst = vec![pair("t1", "layer1"), pair("t2", "layer2"), pair("t3", "layer3")];
     let objective = Objective::new(

@@ -99,6 +99,7 @@ impl Shapes {
             shape,
             suggested: true,
             output: false,
+            channels_last: false,
         };
         let vector = |stages: &[[usize; 3]]| stages.last().map(|stage| vec![stage[0]]);
         let maps = |stages: &'static [[usize; 3]]| {

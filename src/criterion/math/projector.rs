@@ -17,8 +17,9 @@ use candle_core::Tensor;
 /// The layer's name in a module.
 pub(crate) const NAME: &str = "projector";
 
-/// The axis of the channels of a tensor of this rank: 1 of vectors `[batch, channels]` and of maps
-/// `[batch, channels, height, width]`, the last of tokens `[batch, positions, channels]`.
+/// The axis of the channels of a tensor of this rank: 1 of vectors `[batch, channels]`, of maps
+/// `[batch, channels, height, width]` and of volumes, the last of tokens `[batch, positions,
+/// channels]`.
 pub(crate) fn channel_axis(rank: usize) -> usize {
     if rank == 3 { 2 } else { 1 }
 }
@@ -111,10 +112,11 @@ fn project(
     let maps = match *s.dims() {
         [_, _, _, _] => s.clone(),
         [.., channels] if s.rank() == axis + 1 => s.reshape(((), channels, 1, 1))?,
+        [batch, channels, ref positions @ ..] => {
+            s.reshape((batch, channels, positions.iter().product::<usize>(), 1))?
+        }
         ref other => {
-            return Err(Error::input(format!(
-                "{who}: expected vectors, tokens or maps, found {other:?}"
-            )));
+            return Err(Error::internal(format!("{who}: a projector of {other:?}")));
         }
     };
     let links = [Link::Convolution(NAME.to_owned(), Geometry::padded(0))];
@@ -143,12 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_of_vectors_tokens_and_maps_match_finite_differences() {
+    fn gradients_of_vectors_tokens_maps_and_volumes_match_finite_differences() {
         for (student, teacher) in [
             (&[3, 4][..], &[3, 2][..]),
             (&[2, 3, 4], &[2, 3, 2]),
             (&[2, 4, 3, 5], &[2, 2, 4, 3]),
             (&[2, 4, 2, 2], &[2, 2, 2, 2]),
+            (&[2, 4, 2, 1, 3], &[2, 2, 2, 1, 3]),
         ] {
             let (s, t) = (tensor(student, 1), tensor(teacher, 2));
             assert_gradients(&[&s], &projector(4, 2), |x, m| compare(x[0], &t, m, "test", square));
@@ -191,7 +194,5 @@ mod tests {
         let (s, t) = (tensor(&[2, 3], 1), tensor(&[2, 4], 2));
         assert!(compare(&s, &t, &Module::default(), "test", square).is_err());
         assert!(compare(&s, &t, &projector(3, 5), "test", square).is_err());
-        let volume = tensor(&[2, 3, 2, 2, 2], 3);
-        assert!(compare(&volume, &volume, &projector(3, 3), "test", square).is_err());
     }
 }

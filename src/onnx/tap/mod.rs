@@ -130,6 +130,8 @@ pub fn candidates(
                 // of any rank: a convolution may compute the logits
                 _ if logits == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
+                // a vector of one value
+                [] if is_output => Role::Vector,
                 [Some(1..), Some(1..)] | [Some(1..), Some(1..), Some(1..)] if layout.is_some() => {
                     Role::Map
                 }

@@ -53,8 +53,10 @@ pub fn with_head(model: &Model, classes: usize, seed: u64) -> Result<(Model, Str
         graph.initializer[place] = draw(vec![classes], name)?;
     }
     widen(&mut graph, outputs, classes);
-    let note =
-        format!("new head: {} {shape:?} in place of {old:?}, drawn from seed {seed}", layer.weight);
+    let note = format!(
+        "new head of `{name}`: {} {shape:?} in place of {old:?}, drawn from seed {seed}",
+        layer.weight
+    );
     Ok((model.with_graph(graph)?, note))
 }
 

@@ -146,6 +146,14 @@ impl Learnable {
                 if !layer.has("weight") {
                     continue;
                 }
+                if pair.student_channels_last {
+                    return Err(Error::input(format!(
+                        "export-projector: expected a map of the student with its channels first, \
+                         found `{}`",
+                        pair.student
+                    ))
+                    .hint("name the map that it transposes: pair=TEACHER>STUDENT"));
+                }
                 let get = |part: &str| module.get(&format!("{}.{part}", projector::NAME));
                 found.push(Projection {
                     tensor: pair.student.clone(),

@@ -219,7 +219,7 @@ impl Objective {
                 .enumerate()
                 .map(|(at, site)| {
                     let value = pass.value(site.student)?.to_device(&Device::Cpu)?;
-                    term.as_paired(at, value)
+                    term.of_student(at, &value)
                 })
                 .collect::<Result<Vec<_>>>()?;
             let found = term.evaluate(
@@ -230,8 +230,9 @@ impl Objective {
                 learnable.running(index)?,
                 chosen.as_ref(),
             )?;
-            for (site, gradient) in term.sites.iter().zip(found.inputs) {
-                let gradient = gradient.reshape(pass.value(site.student)?.shape())?;
+            for (at, (site, gradient)) in term.sites.iter().zip(found.inputs).enumerate() {
+                let shape = pass.value(site.student)?.dims();
+                let gradient = term.to_student(at, &gradient, shape)?;
                 add(&mut seeds, site.student, gradient)?;
             }
             learnable.collect(index, found.weights, &mut value.learnable)?;

@@ -40,14 +40,21 @@ pub(super) struct TermLoss {
 }
 
 impl Term {
-    /// The student's tensor of a site in the shape in which its pair compares it.
-    pub(super) fn as_paired(&self, site: usize, value: Tensor) -> Result<Tensor> {
+    /// The student's tensor of a site as its pair compares it.
+    pub(super) fn of_student(&self, site: usize, value: &Tensor) -> Result<Tensor> {
+        self.pairs.get(site).map_or_else(|| Ok(value.clone()), |pair| pair.of_student(value))
+    }
+
+    /// The gradient of [`Term::of_student`]'s tensor as that of the student's tensor of this shape.
+    pub(super) fn to_student(
+        &self,
+        site: usize,
+        gradient: &Tensor,
+        shape: &[usize],
+    ) -> Result<Tensor> {
         match self.pairs.get(site) {
-            Some(Pair { student_shape, .. }) if value.rank() != student_shape.len() + 1 => {
-                let batch = value.dim(0)?;
-                Ok(value.reshape([&[batch], student_shape.as_slice()].concat())?)
-            }
-            _ => Ok(value),
+            Some(pair) => pair.to_student(gradient, shape),
+            None => Ok(gradient.reshape(shape)?),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
 use crate::recipe::{CriterionRecipe, PairRecipe};
 use crate::statistic::{LOGITS, Statistic};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use taps::{row_shape, student_logits, student_whole, teacher_logits, teacher_taps};
 
@@ -29,6 +30,9 @@ pub struct Pair {
     pub student: String,
     /// Its channels, height and width, or the width of a vector.
     pub student_shape: Vec<usize>,
+    /// Whether the student's map has its channels last, `[batch, height, width, channels]`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub student_channels_last: bool,
 }
 
 impl Pair {
@@ -39,7 +43,33 @@ impl Pair {
             teacher_stored: teacher.stored.clone(),
             student: student.tensor.clone(),
             student_shape: student.shape.clone(),
+            student_channels_last: student.channels_last,
         }
+    }
+
+    /// The student's tensor with the axes of [`Pair::student_shape`] behind the batch.
+    ///
+    /// # Errors
+    /// When it has another shape than the pair was made of.
+    pub(super) fn of_student(&self, value: &Tensor) -> Result<Tensor> {
+        if self.student_channels_last {
+            return Ok(value.permute((0, 3, 1, 2))?.contiguous()?);
+        }
+        if value.rank() == self.student_shape.len() + 1 {
+            return Ok(value.clone());
+        }
+        Ok(value.reshape([&[value.dim(0)?], self.student_shape.as_slice()].concat())?)
+    }
+
+    /// The gradient of [`Pair::of_student`]'s tensor, with the axes of the student's.
+    ///
+    /// # Errors
+    /// When it has another shape than the pair was made of.
+    pub(super) fn to_student(&self, gradient: &Tensor, shape: &[usize]) -> Result<Tensor> {
+        if self.student_channels_last {
+            return Ok(gradient.permute((0, 2, 3, 1))?.contiguous()?);
+        }
+        Ok(gradient.reshape(shape)?)
     }
 
     /// Whether the teacher's side is its class logits, which are no tap.
@@ -222,7 +252,14 @@ impl Taps {
     /// The pairs of maps by size if that pairs the deepest ones, else by depth from the end, as far
     /// as the cache can serve such pairs.
     fn suggest_maps(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
-        let by_size = suggest(&self.teacher_maps, &self.student_maps);
+        let who = format!("criterion {}", recipe.name());
+        if self.teacher_maps.is_empty() {
+            return Err(Error::input(format!("{who}: expected maps in the cache, found none"))
+                .hint(
+                    "extract again with --tap TENSOR: nst-cache inspect TEACHER.onnx marks some",
+                ));
+        }
+        let by_size = suggest(&who, &self.teacher_maps, &self.student_maps);
         let (teachers, students) = deepest_first(&self.teacher_maps, &self.student_maps);
         let (Some(teacher), Some(student)) = (teachers.first(), students.first()) else {
             return by_size;
@@ -507,7 +544,11 @@ fn deepest_first<'a>(
 ///
 /// # Errors
 /// When no pair has the same size.
-pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pair>, Vec<String>)> {
+pub fn suggest(
+    who: &str,
+    teacher: &[TeacherTap],
+    student: &[StudentTap],
+) -> Result<(Vec<Pair>, Vec<String>)> {
     let (teachers, mut students) = deepest_first(teacher, student);
     let (mut pairs, mut left) = (Vec::new(), Vec::new());
     for teacher in &teachers {
@@ -528,7 +569,7 @@ pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pa
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         };
         return Err(Error::input(format!(
-            "taps: expected maps of one size, found teacher {} and student {}",
+            "{who}: expected maps of one size, found {} of the teacher and {} of the student",
             list(teacher.iter().map(|t| format!("{} {}", t.alias, size(&t.shape))).collect()),
             list(
                 student
@@ -538,7 +579,10 @@ pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pa
                     .collect()
             ),
         ))
-        .hint("name pairs: --criterion 'nst:pair=TEACHER>STUDENT' pools the larger map"));
+        .hint(
+            "name pairs, of which the larger map is pooled: --criterion \
+               'METHOD:pair=TEACHER>STUDENT'",
+        ));
     }
     // shallowest first, as people read them
     pairs.reverse();

@@ -35,6 +35,8 @@ pub struct StudentTap {
     pub suggested: bool,
     /// Whether it is an output of the student.
     pub output: bool,
+    /// Whether it is a map `[batch, height, width, channels]`.
+    pub channels_last: bool,
 }
 
 /// The maps of which a cache holds the features or statistics, in its order.
@@ -90,17 +92,25 @@ pub(super) fn teacher_taps(
     manifest.taps.iter().filter(|tap| roles.contains(&tap.role)).filter_map(tap).collect()
 }
 
-/// The maps `[N, C, H, W]` among a student's taps, in graph order; one-dimensional ones,
-/// `[N, C, T]`, as maps of height 1, as which a cache holds them.
+/// The maps `[N, C, H, W]` and `[N, H, W, C]` among a student's taps, in graph order;
+/// one-dimensional ones, `[N, C, T]`, as maps of height 1, as which a cache holds them.
 #[must_use]
 pub fn student_maps(taps: &[Tap]) -> Vec<StudentTap> {
     let is_map = |tap: &&Tap| {
         let is_flat = tap.shape.len() == 3 && tap.grid.is_some_and(|[height, _]| height == 1);
-        tap.layout == Some(Layout::Nchw) && (tap.shape.len() == 4 || is_flat)
+        match tap.layout {
+            Some(Layout::Nchw) => tap.shape.len() == 4 || is_flat,
+            Some(Layout::Nhwc) => tap.shape.len() == 4,
+            None => false,
+        }
     };
     let mut maps = student_taps(taps.iter().filter(is_map));
-    for map in maps.iter_mut().filter(|map| map.shape.len() == 2) {
-        map.shape.insert(1, 1);
+    for map in &mut maps {
+        if map.shape.len() == 2 {
+            map.shape.insert(1, 1);
+        } else if map.channels_last {
+            map.shape.rotate_right(1);
+        }
     }
     maps
 }
@@ -124,13 +134,18 @@ pub(super) fn student_logits(taps: &[Tap]) -> Option<StudentTap> {
 
 fn student_taps<'a>(taps: impl Iterator<Item = &'a Tap>) -> Vec<StudentTap> {
     let tap = |tap: &Tap| {
-        let shape = tap.shape.get(1..)?.iter().copied().collect::<Option<_>>()?;
+        let mut shape = tap.shape.get(1..)?.iter().copied().collect::<Option<Vec<_>>>()?;
+        if shape.is_empty() {
+            // `[batch]`: a vector of one value
+            shape.push(1);
+        }
         Some(StudentTap {
             tensor: tap.tensor.clone(),
             stage: tap.stage,
             shape,
             suggested: tap.suggested,
             output: tap.output,
+            channels_last: tap.layout == Some(Layout::Nhwc),
         })
     };
     taps.filter_map(tap).collect()

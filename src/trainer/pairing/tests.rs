@@ -20,6 +20,7 @@ fn student(tensor: &str, stage: usize, shape: [usize; 3], suggested: bool) -> St
         shape: shape.to_vec(),
         suggested,
         output: false,
+        channels_last: false,
     }
 }
 
@@ -39,7 +40,7 @@ fn sizes_decide_and_the_rest_is_named() {
         student("c", 2, [32, 7, 7], true),
         student("d", 3, [64, 4, 4], true),
     ];
-    let (pairs, left) = suggest(&teachers(), &students).unwrap();
+    let (pairs, left) = suggest("criterion at", &teachers(), &students).unwrap();
     let names: Vec<_> = pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
     assert_eq!(names, [("stage2", "b"), ("stage3", "c")]);
     assert_eq!(left.len(), 2);
@@ -71,7 +72,8 @@ fn the_deepest_maps_are_paired_by_depth_where_sizes_leave_them_over() {
 
 #[test]
 fn nothing_in_common_is_an_error_with_a_way_out() {
-    let error = suggest(&teachers(), &[student("x", 1, [8, 5, 5], true)]).unwrap_err();
+    let error =
+        suggest("criterion at", &teachers(), &[student("x", 1, [8, 5, 5], true)]).unwrap_err();
     assert!(error.to_string().contains("stage3 128x7x7") && error.to_string().contains("x 8x5x5"));
     assert!(error.find_hint().unwrap().contains("pair="));
 }
@@ -83,6 +85,7 @@ fn taps() -> Taps {
         shape: vec![width],
         suggested,
         output: false,
+        channels_last: false,
     };
     Taps {
         other_classes: false,

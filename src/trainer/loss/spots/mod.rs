@@ -68,6 +68,13 @@ impl Spots {
                     continue;
                 }
                 let pair = term.pairs.get(index).cloned();
+                if let Some(pair) = pair.as_ref().filter(|pair| pair.student_channels_last) {
+                    return Err(Error::input(format!(
+                        "sakd: expected a map of the student with its channels first, found `{}`",
+                        pair.student
+                    ))
+                    .hint("name the map that it transposes: pair=TEACHER>STUDENT"));
+                }
                 let name =
                     pair.as_ref().map_or_else(|| "logits".to_owned(), |pair| pair.student.clone());
                 all.push(Spot { name, site: *site, pair });

@@ -136,6 +136,7 @@ fn pair(
         teacher_stored: vec![(Statistic::Features, 2)],
         student: student.into(),
         student_shape: student_shape.to_vec(),
+        student_channels_last: false,
     }
 }
 
