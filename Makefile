@@ -14,7 +14,7 @@ LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
 # user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build demo test test-python test-slow check-students check conformance accuracy fuzz \
+.PHONY: help build wheel test-wheel demo test test-python test-slow check-students check conformance accuracy fuzz \
   durability examples bench-peers onnxruntime clean
 
 help: ## This list
@@ -25,6 +25,22 @@ onnxruntime: ## Fetch the pinned ONNX Runtime (ORT=cpu or gpu), hash-checked
 
 build: onnxruntime ## Build target/release/nst-cache, which runs by itself
 	$(CARGO) build --release --locked
+
+WHEEL_PYTHON := target/python-wheel/bin/python
+$(WHEEL_PYTHON): scripts/python-wheel-requirements.txt
+	python3 -m venv target/python-wheel
+	$@ -m pip install --quiet --requirement $<
+	@touch $@
+
+# Linux: links against the C library of 2014 or newer, whatever this machine has
+MANYLINUX := $(if $(filter Linux,$(shell uname -s)),--zig --compatibility manylinux_2_17)
+
+wheel: $(WHEEL_PYTHON) ## Build dist/*.whl: the program and the Python package
+	@rm -f dist/*.whl
+	PATH=$(abspath $(dir $<)):$$PATH maturin build --release --locked $(MANYLINUX) --out dist
+
+test-wheel: wheel ## Install the wheel into a fresh environment and run the demo with it
+	scripts/try-wheel.sh dist/*.whl
 
 demo: build ## The whole pipeline on the embedded images, ending in a table
 	$(BINARY) demo

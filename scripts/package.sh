@@ -18,6 +18,11 @@ mkdir -p "$folder/models"
 cp "$built/nst-cache" "$built/$library" "$built/onnxruntime-LICENSE" \
   "$built/onnxruntime-ThirdPartyNotices.txt" "$folder"
 cp README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT "$folder"
+"$built/nst-cache" --quiet man "$folder/man"
+mkdir "$folder/completions"
+for shell in bash elvish fish powershell zsh; do
+  "$built/nst-cache" completions "$shell" >"$folder/completions/nst-cache.$shell"
+done
 cp models/README.md models/teacher.onnx "$folder/models"
 scripts/third-party.py >"$folder/THIRD-PARTY.txt"
 # no files of its own from macOS

@@ -16,6 +16,7 @@ pub mod extract;
 pub mod hash;
 mod json;
 pub mod kernel;
+pub mod machine;
 pub mod metric;
 pub mod monitor;
 pub mod onnx;

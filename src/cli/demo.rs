@@ -8,9 +8,11 @@ use crate::extract::{self, ExtractReport, human_bytes};
 use crate::onnx::{Model, cost};
 use crate::recipe::{Evaluate, Extract};
 use crate::runtime::{Device, SessionOptions};
+use crate::storage::{Draft, create_dirs, failed, read_whole};
 use crate::train::{self, Job};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,6 +21,8 @@ Examples:
   nst-cache demo
   nst-cache demo --student resnet20 --epochs 10 -o runs/longer";
 
+/// The teacher of the demo, so that it runs in any folder.
+pub(super) const TEACHER: &[u8] = include_bytes!("../../models/teacher.onnx");
 const DATA: &str = "fashion-mnist";
 const BATCH: usize = 64;
 /// The students: each run's name, its name in the table, and its loss.
@@ -34,9 +38,9 @@ const STUDENTS: [(&str, &str, &[&str]); 2] = [
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The teacher
-    #[arg(long, value_name = "FILE.onnx", default_value = "models/teacher.onnx")]
-    teacher: PathBuf,
+    /// The teacher [default: a ResNet-20 for the embedded images, written beside the runs]
+    #[arg(long, value_name = "FILE.onnx")]
+    teacher: Option<PathBuf>,
     /// The student's preset
     #[arg(long, value_name = "PRESET", default_value = "resnet8")]
     student: String,
@@ -80,16 +84,12 @@ struct Student {
 /// Those of the commands that it runs.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let started = Instant::now();
-    if !args.teacher.exists() {
-        return Err(Error::input(format!("teacher {}: not there", args.teacher.display())).hint(
-            "run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx",
-        ));
-    }
+    let teacher = teacher(&args)?;
     let cache = args.output.join("cache");
 
-    let teacher_parameters = cost::parameters(&Model::read(&args.teacher)?);
-    let teacher_top1 = measure(&args.teacher, context)?;
-    let cached = cache_teacher(&args, &cache, context)?;
+    let teacher_parameters = cost::parameters(&Model::read(&teacher)?);
+    let teacher_top1 = measure(&teacher, context)?;
+    let cached = cache_teacher(&args, &teacher, &cache, context)?;
     let mut students = Vec::new();
     for (name, loss, criteria) in STUDENTS {
         let folder = args.output.join(name);
@@ -112,7 +112,27 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         students,
         seconds: started.elapsed().as_secs_f64(),
     };
-    if context.json { emit_json(&report) } else { emit(&describe(&report, &args)) }
+    if context.json { emit_json(&report) } else { emit(&describe(&report, &args, &teacher)) }
+}
+
+/// The file that is named, or the demo's own, which is written where it is not yet.
+fn teacher(args: &Args) -> Result<PathBuf> {
+    if let Some(teacher) = &args.teacher {
+        return if teacher.exists() {
+            Ok(teacher.clone())
+        } else {
+            Err(Error::input(format!("teacher {}: not there", teacher.display()))
+                .hint("leave --teacher out for the demo's own"))
+        };
+    }
+    let path = args.output.join("teacher.onnx");
+    if read_whole(&path)?.is_none_or(|bytes| bytes != TEACHER) {
+        create_dirs(&args.output)?;
+        let mut draft = Draft::new(&path)?;
+        draft.file().write_all(TEACHER).map_err(|e| failed(&path, "write", e))?;
+        draft.publish()?;
+    }
+    Ok(path)
 }
 
 /// Top-1 on the test split, in percent.
@@ -126,16 +146,21 @@ fn measure(model: &Path, context: &Context<'_>) -> Result<f64> {
     Ok(evaluate::run(&recipe, &context.runtime()?, &options, context.monitor)?.top1)
 }
 
-fn cache_teacher(args: &Args, cache: &Path, context: &Context<'_>) -> Result<ExtractReport> {
+fn cache_teacher(
+    args: &Args,
+    teacher: &Path,
+    cache: &Path,
+    context: &Context<'_>,
+) -> Result<ExtractReport> {
     let recipe = Extract {
         limit: args.limit,
         split: context.config.split.clone().unwrap_or_else(|| "train".to_owned()),
         default_preprocess: context.config.preprocess.clone(),
         threads: context.threads,
-        ..Extract::new(&args.teacher, DATA.parse()?, cache)
+        ..Extract::new(teacher, DATA.parse()?, cache)
     };
     let limit = args.limit.map_or_else(String::new, |n| format!(" --limit {n}"));
-    let (teacher, cache) = (args.teacher.display(), cache.display());
+    let (teacher, cache) = (teacher.display(), cache.display());
     show(&format!("extract {teacher} -o {cache}{limit} --data {DATA}"), context);
     let options = SessionOptions { device: Device::Cpu, threads: context.threads };
     extract::run(&recipe, &context.runtime()?, &options, context.monitor)
@@ -178,17 +203,17 @@ fn show(command: &str, context: &Context<'_>) {
     context.monitor.note(&format!("$ nst-cache {command}"));
 }
 
-fn describe(report: &Report, args: &Args) -> String {
+fn describe(report: &Report, args: &Args, teacher: &Path) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["", "top-1 %", "parameters", "seconds", "parity"]);
-    let teacher = [
+    let first = [
         "teacher".to_owned(),
         format!("{:.2}", report.teacher_top1),
         report.teacher_parameters.to_string(),
     ];
     let extract = format!("{:.1} (extract)", report.cache.seconds);
-    table.add_row(teacher.into_iter().chain([extract, "-".to_owned()]));
+    table.add_row(first.into_iter().chain([extract, "-".to_owned()]));
     for student in &report.students {
         table.add_row([
             format!("{}, {}", args.student, student.loss),
@@ -209,12 +234,13 @@ fn describe(report: &Report, args: &Args) -> String {
     format!(
         "{table}\ncache: {} for {} rows, {ratio:.1}x below raw; the teacher ran once; all of it \
          took {:.0} s\n\ntrained students:\n{}\n\nnext:\n  nst-cache inspect {}\n  nst-cache \
-         extract {}\n  nst-cache train student",
+         train resnet20 --cache {} --criterion kd --criterion nst\n  nst-cache extract \
+         YOUR_TEACHER.onnx --data YOUR_IMAGES",
         human_bytes(cache.bytes),
         cache.rows,
         report.seconds,
         models.join("\n"),
-        report.students.last().map_or_else(String::new, |s| s.model.display().to_string()),
-        args.teacher.display(),
+        teacher.display(),
+        args.output.join("cache").display(),
     )
 }

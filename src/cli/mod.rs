@@ -10,12 +10,14 @@ mod cache;
 mod completions;
 mod criteria;
 mod demo;
+mod doctor;
 mod eval;
 #[doc(hidden)] // the benchmarks take its flags
 pub mod extract;
 mod feed_args;
 mod file;
 mod inspect;
+mod man;
 mod monitor;
 mod new;
 pub mod preprocess_args;
@@ -109,8 +111,8 @@ struct Global {
     /// Total number of compute threads [default: the machine's cores]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else next to this program, else the
-    /// system's]
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else next to this program, else of the
+    /// Python package beside it, else the system's]
     #[arg(long, global = true, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
     /// Log more to stderr (twice: still more; `NST_LOG` sets a custom filter)
@@ -176,9 +178,15 @@ enum Command {
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Args),
+    /// Say what this machine offers, and whether everything works on it
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Write a completion script for a shell
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Args),
+    /// Write the manual's pages into a folder
+    #[command(after_help = man::EXAMPLES)]
+    Man(man::Args),
 }
 
 /// Runs the program and returns its exit status.
@@ -230,7 +238,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Cache(args) => cache::run(args, &context),
         Command::Criteria(args) => criteria::run(args, &context),
         Command::Demo(args) => demo::run(args, &context),
+        Command::Doctor(args) => doctor::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),
+        Command::Man(args) => man::run(args, &context),
     }
 }
 

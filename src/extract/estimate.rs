@@ -2,6 +2,7 @@
 //! cannot hold it.
 
 use crate::error::{Error, Result};
+use crate::machine::free_disk;
 use std::path::Path;
 
 /// The expected size of the whole cache.
@@ -59,7 +60,7 @@ impl Estimate {
     /// # Errors
     /// When the folder's file system has less room than the missing rows take.
     pub(super) fn refuse_what_cannot_fit(&self, folder: &Path) -> Result<()> {
-        let Some(free) = free_bytes(folder) else { return Ok(()) };
+        let Some(free) = free_disk(folder) else { return Ok(()) };
         let missing = self.bytes.saturating_sub(folder_bytes(folder));
         if missing > free {
             return Err(Error::input(format!(
@@ -76,15 +77,6 @@ impl Estimate {
         }
         Ok(())
     }
-}
-
-/// Free bytes of the file system that holds `folder` or its nearest parent that exists; `None`
-/// where that is unknown.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let absolute = std::path::absolute(folder).ok()?;
-    let existing = absolute.ancestors().find(|p| p.exists())?;
-    let stat = rustix::fs::statvfs(existing).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
 /// Bytes of the files under `folder`; what cannot be read counts as 0.

@@ -25,6 +25,15 @@ pub mod strided;
 pub use float::Float;
 pub use gemm::{GemmShape, Matrix, batched_gemm, mirror_lower, serial_gemm, serial_gram};
 
+/// What [`instruction_set`] calls arithmetic without vectors.
+pub const PLAIN: &str = "plain arithmetic";
+
+/// The instructions that the kernels use on this processor.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    blocked::instruction_set()
+}
+
 /// The output size of a sliding window along one axis, `None` when the window does not fit.
 ///
 /// `padding`: before and after; with `ceil` the last window may extend past the end, but not start

@@ -30,6 +30,8 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 pub struct Runtime {
     /// Its version (`1.32.0`).
     pub version: String,
+    /// Its file.
+    pub path: PathBuf,
     /// How far it may change a graph.
     pub(super) level: Level,
     pub(super) environment: Environment,
@@ -44,6 +46,15 @@ fn fault(version: &str) -> Option<&'static str> {
     FAULTS.iter().find(|(faulty, _)| *faulty == version).map(|(_, what)| *what)
 }
 
+/// The oldest release, 1.this, whose API this program speaks.
+const OLDEST: u32 = ort::sys::ORT_API_VERSION;
+
+/// Major and minor number of a version.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 /// A failed search, kept so that later calls return the same error.
 #[derive(Clone)]
 struct Failure {
@@ -53,7 +64,7 @@ struct Failure {
 
 impl Runtime {
     /// Loads the library: from `path` if given, else `ORT_DYLIB_PATH`, else the folder of the
-    /// binary, else the system's folders. A path that is set and broken is an error. Size and file
+    /// binary, else the Python package `onnxruntime` installed beside it, else the system's folders. A path that is set and broken is an error. Size and file
     /// type are checked before the loader sees the file. Later calls return the first one's result.
     ///
     /// # Errors
@@ -122,13 +133,15 @@ fn find(path: Option<&Path>) -> Result<PathBuf> {
     }
     let places = places();
     places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
-        let beside = places.first().map_or_else(String::new, |p| format!("{} and ", p.display()));
+        let beside = places.first().map_or_else(String::new, |p| format!("{}, ", p.display()));
         Error::input(format!(
-            "ONNX Runtime's library: expected {}, looked at {beside}the system's library folders",
+            "ONNX Runtime's library: expected {}, looked at {beside}Python's packages there, and \
+             the system's library folders",
             file_name()
         ))
         .hint(format!(
-            "run `make build`, which fetches it, or name it with --onnxruntime FILE or {VARIABLE}"
+            "`pip install onnxruntime` beside a pip-installed nst-cache, or `make build`, or name \
+             it with --onnxruntime FILE or {VARIABLE}"
         ))
     })
 }
@@ -151,10 +164,11 @@ fn file_name() -> String {
     format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
-/// Where the library is searched for when no path is set: the binary's folder, then the system's
-/// folders.
+/// Where the library is searched for when no path is set: the binary's folder, Python's packages
+/// beside it, then the system's folders.
 fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
+    let packaged = beside.as_deref().and_then(Path::parent).map(packaged).unwrap_or_default();
     let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
     let listed = std::env::var_os(variable)
         .map(|list| std::env::split_paths(&list).collect::<Vec<_>>())
@@ -163,23 +177,81 @@ fn places() -> Vec<PathBuf> {
     let system = ["/usr/local/lib", "/usr/lib", &machine, "/usr/lib64", "/opt/homebrew/lib"]
         .map(PathBuf::from);
     // an empty entry of the list means the working folder, from which no library is loaded
-    let folders = beside
-        .into_iter()
-        .chain(listed.into_iter().filter(|folder| folder.is_absolute()))
-        .chain(system);
-    folders.map(|folder| folder.join(file_name())).collect()
+    let in_folder = |folder: PathBuf| folder.join(file_name());
+    let listed = listed.into_iter().filter(|folder| folder.is_absolute());
+    let beside = beside.into_iter().map(in_folder);
+    beside.chain(packaged).chain(listed.chain(system).map(in_folder)).collect()
+}
+
+/// The library in the Python package `onnxruntime` of an environment: as
+/// `lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0`. Of several versions of
+/// Python, those into which this program's own package is installed come first, then newer ones.
+fn packaged(environment: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+    };
+    let minor = |folder: &Path| {
+        let name = folder.file_name()?.to_str()?;
+        name.strip_prefix("python3.")?.parse::<u32>().ok()
+    };
+    let libraries = ["lib", "lib64"].map(|name| environment.join(name));
+    let mut versions: Vec<(u32, PathBuf)> = libraries
+        .iter()
+        .flat_map(|folder| entries(folder))
+        .filter_map(|folder| Some((minor(&folder)?, folder)))
+        .collect();
+    versions.sort_by(|a, b| b.cmp(a));
+    let mut packages: Vec<PathBuf> = versions
+        .iter()
+        .flat_map(|(_, folder)| ["site-packages", "dist-packages"].map(|name| folder.join(name)))
+        // Windows has one, and `pip install --target` puts packages beside `bin`
+        .chain([environment.join("Lib/site-packages"), environment.to_owned()])
+        .collect();
+    packages.sort_by_key(|folder| !folder.join(env!("CARGO_CRATE_NAME")).is_dir());
+    let is_library = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // libonnxruntime.so.1.32.0, libonnxruntime.1.32.0.dylib, onnxruntime.dll
+        let rest = name.strip_prefix(std::env::consts::DLL_PREFIX);
+        rest.and_then(|rest| rest.strip_prefix("onnxruntime."))
+            .is_some_and(|rest| rest.split('.').any(|part| part == std::env::consts::DLL_EXTENSION))
+    };
+    packages
+        .iter()
+        .flat_map(|folder| {
+            let mut found: Vec<PathBuf> =
+                entries(&folder.join("onnxruntime/capi")).filter(is_library).collect();
+            found.sort_by(|a, b| b.cmp(a));
+            found
+        })
+        .collect()
+}
+
+/// What to do about a library that does not fit.
+fn advice(path: &Path) -> String {
+    if path.components().any(|part| part.as_os_str() == "capi") {
+        format!("pip install --upgrade 'onnxruntime>=1.{OLDEST}'")
+    } else {
+        "fetch it again with `make build`".to_owned()
+    }
 }
 
 fn open(path: &Path) -> Result<Runtime> {
-    let advice = "fetch it again with `make build`";
-    elf::check(path).map_err(|e| e.hint(advice))?;
+    let advice = advice(path);
+    elf::check(path).map_err(|e| e.hint(advice.as_str()))?;
+    let version = version(path).map_err(|e| e.hint(advice.as_str()))?;
+    if release(&version).is_some_and(|release| release < (1, OLDEST)) {
+        return Err(Error::input(format!(
+            "ONNX Runtime {version} ({}): expected 1.{OLDEST} or newer",
+            path.display()
+        ))
+        .hint(advice));
+    }
     // `init_from` refuses a missing or old library with an error; `init` would panic
     let builder = ort::init_from(path).map_err(|e| {
         Error::input(format!("{}: not a usable ONNX Runtime", path.display()))
             .because(e)
             .hint(advice)
     })?;
-    let version = version(path)?;
     let environment = builder
         .with_name("nst-cache")
         .with_telemetry(false)
@@ -194,16 +266,16 @@ fn open(path: &Path) -> Result<Runtime> {
     } else {
         LogLevel::Error
     });
-    Ok(Runtime { version, level: Level::All, environment })
+    Ok(Runtime { version, path: path.to_owned(), level: Level::All, environment })
 }
 
 /// The library's own version, which `ort` does not expose.
 fn version(path: &Path) -> Result<String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     let unusable = || Error::input(format!("{}: not a usable ONNX Runtime", path.display()));
-    // SAFETY: the same library was loaded a moment ago by `ort` and stays loaded, so that no
-    // initializer runs here; the symbol has the type that ONNX Runtime's C header declares, and the
-    // text that it gives is a constant of the library.
+    // SAFETY: loading runs the library's initializers, which is what `ort` does next; the symbol has
+    // the type that ONNX Runtime's C header declares, and the text that it gives is a constant of the
+    // library, which is copied before that is closed.
     let text = unsafe {
         let library = libloading::Library::new(path).map_err(|e| unusable().because(e))?;
         let get = library.get::<GetApiBase>(b"OrtGetApiBase").map_err(|e| unusable().because(e))?;
@@ -221,6 +293,39 @@ mod tests {
     fn versions_with_a_fault_are_known() {
         assert!(fault("1.31.1").is_some_and(|what| what.contains("padding")));
         assert!(fault("1.32.0").is_none() && fault("1.31.10").is_none());
+    }
+
+    #[test]
+    fn the_library_of_a_python_package_beside_the_program_is_found() {
+        let environment = tempfile::tempdir().unwrap();
+        let file = match std::env::consts::OS {
+            "macos" => "libonnxruntime.1.32.0.dylib",
+            "windows" => "onnxruntime.dll",
+            _ => "libonnxruntime.so.1.32.0",
+        };
+        let package = |python: &str| {
+            let packages = environment.path().join(format!("lib/{python}/site-packages"));
+            let capi = packages.join("onnxruntime/capi");
+            std::fs::create_dir_all(&capi).unwrap();
+            for name in [file, "libonnxruntime_providers_shared.so", "onnxruntime_pybind.so"] {
+                std::fs::write(capi.join(name), "").unwrap();
+            }
+            (packages, capi.join(file))
+        };
+        let (own, first) = package("python3.9");
+        let [(_, second), (_, third)] = ["python3.10", "python3.12"].map(package);
+        assert_eq!(packaged(environment.path()), [&third, &second, &first].map(Clone::clone));
+        std::fs::create_dir(own.join("nst_cache")).unwrap();
+        assert_eq!(packaged(environment.path()), [&first, &third, &second].map(Clone::clone));
+        assert!(packaged(&environment.path().join("none")).is_empty());
+        assert!(advice(&first).starts_with("pip install") && advice(&own).contains("make"));
+    }
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert_eq!(release("1.9.1"), Some((1, 9)));
+        assert!(release("1.9.1") < release("1.24.0") && release("1.100") > release("1.24"));
+        assert_eq!(release("nonsense"), None);
     }
 
     #[test]

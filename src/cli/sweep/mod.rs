@@ -9,6 +9,7 @@ mod teacher;
 use super::{Context, emit, emit_json};
 use crate::data::DataSpec;
 use crate::error::{Context as _, Error, Result};
+use crate::machine::available_memory;
 use crate::report::sweep::{FailedRun, FinishedRun, SweepTable, TeacherSummary};
 use crate::runtime::Device;
 use crate::storage::Lock;
@@ -118,7 +119,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits> {
     let open = survey.states.iter().filter(|s| !matches!(s, State::Finished(_))).count();
     let jobs = args.jobs.get().min(open.max(1));
-    let available = run::available_memory();
+    let available = available_memory();
     if args.memory.is_some() && available.is_none() {
         return Err(Error::input(
             "--memory: this system does not tell how much memory a process uses",

@@ -3,6 +3,7 @@
 
 use super::plan::SweepRun;
 use crate::error::{Context as _, Result};
+use crate::machine::process_memory;
 use crate::storage::{self, Lock};
 use crate::train;
 use crate::trainer::metrics::METRICS;
@@ -102,7 +103,7 @@ impl Running {
 
     /// Updates the run's progress; returns how it ended if it has.
     pub(super) fn poll(&mut self, run: &SweepRun) -> Option<End> {
-        if let Some(bytes) = memory(self.child.id()) {
+        if let Some(bytes) = process_memory(self.child.id()) {
             self.peak = Some(self.peak.map_or(bytes, |peak| peak.max(bytes)));
         }
         if let Some((steps, ended)) = progress(&run.job.output) {
@@ -160,23 +161,6 @@ fn tail(path: &Path, start: u64) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A process's private memory, in bytes: pages of the cache's files, which the system can reclaim,
-/// do not count.
-fn memory(process: u32) -> Option<u64> {
-    kilobytes(&format!("/proc/{process}/status"), "RssAnon:")
-}
-
-/// The memory that is free for programs, in bytes.
-pub(super) fn available_memory() -> Option<u64> {
-    kilobytes("/proc/meminfo", "MemAvailable:")
-}
-
-fn kilobytes(path: &str, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,17 +205,5 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(progress(folder.path()), expected);
         }
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn memory_is_that_of_the_process() {
-        let before = memory(std::process::id()).unwrap();
-        // far more than other tests free in the meantime
-        let mut block = vec![0u8; 512 << 20];
-        block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-        assert!(memory(std::process::id()).unwrap() > before + (48 << 20));
-        assert!(block[0] == 1 && available_memory().unwrap() > 0);
-        assert_eq!(memory(u32::MAX), None);
     }
 }

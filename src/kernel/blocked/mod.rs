@@ -184,6 +184,11 @@ enum Method {
     Depthwise(depthwise::Depthwise),
 }
 
+/// What [`super::instruction_set`] says.
+pub(super) fn instruction_set() -> &'static str {
+    Level::best().name()
+}
+
 /// The plan for a convolution; `None` if the blocked kernels do not support it: there must be one
 /// group, or groups of multiples of sixteen channels and filters, or depthwise groups (one channel
 /// and one filter each).

@@ -28,6 +28,17 @@ impl Level {
         Self::all().swap_remove(0)
     }
 
+    /// What people call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::V4(_) => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::V3(_) => "AVX2",
+            Self::Scalar => crate::kernel::PLAIN,
+        }
+    }
+
     /// All that the processor supports, best first. The tests run each.
     pub(super) fn all() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
