@@ -163,7 +163,7 @@ fn disk(name: &'static str, folder: &Path) -> Check {
         let error = Error::input(format!("{}: cannot write there", place.display())).because(error);
         return Check::failed(name, &error.hint("go to a folder of your own, or set TMPDIR"));
     }
-    match machine::free_disk(folder) {
+    match machine::free_disk(place) {
         None => Check::ok(name, "writable"),
         Some(free) if free < DISK => Check::note(
             name,
