@@ -38,6 +38,9 @@ from torch import nn
 
 warnings.filterwarnings("ignore")
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+from export_timm import RECIPE, export  # noqa: E402: what people copy is what is tested
+
 CLASSES = 10
 BATCHES = 3
 EXPORTERS = ["torchscript", "dynamo", "dynamo-whole"]
@@ -49,18 +52,6 @@ SIZES = {
     "crossvit_tiny_240": 240,
     "halonet26t": 256,
 }
-RECIPE = """epochs = 1
-batch = {batch}
-precision = "strict"
-[optimizer]
-kind = "sgd"
-lr = 1.0
-momentum = 0.0
-nesterov = false
-weight-decay = 0.0
-[schedule]
-kind = "constant"
-"""
 
 
 def build(name, size):
@@ -101,35 +92,6 @@ def without_dropout(model):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model
-
-
-def export(model, exporter, size, path):
-    x = torch.randn(2, 3, size, size)
-    names = {"input_names": ["input"], "output_names": ["logits"]}
-    model.train()
-    if exporter == "torchscript":
-        torch.onnx.export(
-            model,
-            x,
-            path,
-            dynamo=False,
-            training=torch.onnx.TrainingMode.TRAINING,
-            do_constant_folding=False,
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
-            **names,
-        )
-    else:
-        torch.onnx.export(
-            model,
-            (x,),
-            path,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            external_data=False,
-            verbose=False,
-            optimize=exporter == "dynamo",
-            **names,
-        )
 
 
 def batch(size, seed):
@@ -177,7 +139,8 @@ def check(name, exporter, work):
     if not path.exists():
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                export(copy.deepcopy(model), exporter, size, str(path))
+                kind, optimize = exporter.removesuffix("-whole"), exporter == "dynamo"
+                export(model, str(path), size, kind, optimize)
         except Exception as error:  # noqa: BLE001: exporters fail in every way
             text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
             return [f"not exported: {type(error).__name__} {text[0][:90] if text else ''}"], True
