@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +139,8 @@ class Cache:
             # labels are compressed in every cache: without a module, when they are asked for
             self._row_values = self._row_arrays() if find() else None
             _lock.check(self._file, self._folder)
+            if self._manifest.extension:
+                warnings.warn(self._manifest.extension, stacklevel=3)
         except BaseException:
             self.close()
             raise

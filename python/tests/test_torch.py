@@ -142,7 +142,7 @@ def test_each_chunk_is_decoded_by_one_worker_once(
     monkeypatch.setattr(
         ZstdStore, "_decode", lambda self, c, slot: (decoded.append(c), decode(self, c, slot))[1]
     )
-    # room for two windows of a block in each lane
+    # room for two windows of a block in each lane, half of it for small arrays
     info = dataset.cache.taps["layer1"].arrays["features"]
     lanes = 2
     dataset = nt.Dataset(
