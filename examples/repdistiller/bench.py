@@ -29,7 +29,8 @@ def main():
             # the first steps warm up
             if turn >= 5:
                 seconds[name].append(time.perf_counter() - start)
-    print(f"{opt.model_t} to {opt.model_s}, batch {opt.batch_size}, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    print(f"{opt.model_t} to {opt.model_s}, batch {opt.batch_size}, {threads} threads")
     for name, found in seconds.items():
         low, median, high = (1000 * s for s in statistics.quantiles(found, n=4))
         print(f"{name:8} {median:7.1f} ms a step (quartiles {low:.1f} to {high:.1f})")

@@ -15,7 +15,8 @@ def read(name):
     data = gzip.decompress((FOLDER / name).read_bytes())
     axes = data[3]
     shape = np.frombuffer(data, ">u4", axes, 4).astype(int)
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+    return torch.from_numpy(values.reshape(shape).copy())
 
 
 class FashionMNIST(torch.utils.data.Dataset):

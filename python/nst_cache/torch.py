@@ -123,9 +123,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
       an alias and a statistic (`layer3/gram`), of the array's type; by default all of them.
 
     By default all views are read: index i is row i mod rows of view i div rows, and `ChunkShuffle`
-    takes one view per epoch in turn. With `view=v`, index i is row i of view v alone. At most `memory` bytes of decoded chunks are kept
-    in each process. It is pickled as the cache's path: a worker opens the cache itself and refuses
-    one that has changed.
+    takes one view per epoch in turn. With `view=v`, index i is row i of view v alone. At most
+    `memory` bytes of decoded chunks are kept in each process. It is pickled as the cache's path: a
+    worker opens the cache itself and refuses one that has changed.
     """
 
     def __init__(
@@ -175,10 +175,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         self._large, left = list[ArrayInfo](), memory
         for info in infos:
             size = info.row_bytes * len(self.cache)
-            if size <= memory // _SMALL and left - size >= memory // 2:
-                left -= size
-            else:
+            if size > memory // _SMALL or left - size < memory // 2:
                 self._large.append(info)
+            elif info.codec == "zstd":
+                left -= size
         row_bytes = sum(info.row_bytes for info in self._large if info.codec == "zstd")
         self._resident = left // row_bytes if row_bytes else len(self.cache)
         self._stores: dict[tuple[str, ...], Store] = {}
@@ -246,8 +246,8 @@ class ChunkShuffle(torch.utils.data.Sampler[list[int]]):
     windows of every lane; if that is the whole cache, the order is a plain shuffle in each lane.
 
     The order follows from (seed, epoch), whatever `num_workers` is. Each iteration is the next
-    epoch; `set_epoch` says which one comes next. Unless the data set has one view, epoch e takes view
-    e mod views.
+    epoch; `set_epoch` says which one comes next. Where the data set is all views of a cache, epoch
+    e takes view e mod views.
     """
 
     def __init__(

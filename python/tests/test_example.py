@@ -1,4 +1,4 @@
-"""examples/repdistiller: few lines make a live teacher a cached one, and the losses are the same."""
+"""examples/repdistiller: few lines make a live teacher a cached one; the losses are the same."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def test_a_step_from_the_cache_is_the_step_with_the_teacher(
     path = tmp_path / "teacher.pt"
     torch.save({"model": teacher.state_dict()}, path)
     train_teacher.export(teacher, path.with_suffix(".onnx"))
-    opt = parse_option(
-        f"--model_t resnet8 --model_s resnet8 --epochs 1 --path_t {path} --cache {tmp_path}/c".split()
-    )
+    options = ["--model_t=resnet8", "--model_s=resnet8", "--epochs=1"]
+    opt = parse_option([*options, f"--path_t={path}", f"--cache={tmp_path}/c"])
     live, cached = train_live.Distiller(opt), train_cached.Distiller(opt)
     assert len(live.train_loader) == len(cached.train_loader) == 12_000 // 64
     for name, value in live.model_s.state_dict().items():
