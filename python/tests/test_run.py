@@ -112,9 +112,9 @@ def test_the_program_is_found_by_variable_package_and_path(
     with pytest.raises(nst_cache.ToolError, match="neither beside this package nor on PATH"):
         nst_cache.find_binary()
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "nst-cache").symlink_to(named)
+    (tmp_path / "bin" / "nst-cache").symlink_to(Path(named).resolve())
     assert nst_cache.find_binary() == str(tmp_path / "bin" / "nst-cache")
-    (tmp_path / "nst-cache").symlink_to(named)
+    (tmp_path / "nst-cache").symlink_to(Path(named).resolve())
     assert nst_cache.find_binary() == str(tmp_path / "nst-cache")
 
 
