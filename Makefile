@@ -58,10 +58,12 @@ $(PYTHON_PACKAGES)/installed: scripts/python-requirements.txt
 	$(PIP) --target $(PYTHON_PACKAGES) --requirement $<
 	@touch $@
 
-test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by other people's readers
+test-python: onnxruntime $(PYTHON_PACKAGES)/installed ## The Python package, and others' readers
 	@# with a test: the binary then has the features of the tests' build, which is there already
 	$(CARGO) test --quiet --locked --no-run --test it
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/interop.py target/debug/nst-cache
+	NST_CACHE_BINARY=target/debug/nst-cache PYTHONPATH=python:$(PYTHON_PACKAGES) \
+	  python3 -m pytest -q -p no:cacheprovider python/tests
 
 # what the slow tests need, kept apart from what every test needs
 SLOW_PACKAGES := target/python-slow

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 from ._binary import find_binary
 from ._cache import MEMORY, Array, Cache, SparseLogits
@@ -40,7 +39,4 @@ def open(path: str | os.PathLike[str], *, memory: int = MEMORY) -> Cache:
     being written. A cache to which views or arrays are being added is read as it was before, with
     a warning.
     """
-    cache = Cache(path, memory)
-    if cache.extension:
-        warnings.warn(cache.extension, stacklevel=2)
-    return cache
+    return Cache(path, memory)

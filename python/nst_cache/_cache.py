@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from . import _lock, _manifest
 from ._errors import CacheError
 from ._manifest import ArrayInfo, Tap
 from ._store import Rows, Store, damaged, open_store, row_array
+from ._zstd import find
 
 MEMORY = 256 << 20
 
@@ -69,6 +71,8 @@ class Array:
             if step == 1:
                 return self._store.slice(self._view, first, max(first, end))
             return self._take(np.arange(first, end, step))
+        if isinstance(key, tuple):
+            raise IndexError("expected rows alone: array[rows][:, …] indexes what is in them")
         if isinstance(key, (Sequence, np.ndarray)) and np.ndim(key):
             index = np.asarray(key)
             if index.dtype == np.bool_:
@@ -132,13 +136,21 @@ class Cache:
         self._file = _lock.shared(self._folder)
         try:
             self._manifest = _manifest.load(self._folder)
-            self._sample_ids, self._labels = self._row_arrays()
+            # labels are compressed in every cache: without a module, when they are asked for
+            self._row_values = self._row_arrays() if find() else None
             _lock.check(self._file, self._folder)
+            if self._manifest.extension:
+                warnings.warn(self._manifest.extension, stacklevel=3)
         except BaseException:
             self.close()
             raise
 
-    def _row_arrays(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _row_array(self, path: str) -> npt.NDArray[np.int64]:
+        if self._row_values is None:
+            self._row_values = self._row_arrays()
+        return self._row_values[path]
+
+    def _row_arrays(self) -> dict[str, npt.NDArray[np.int64]]:
         read = {
             path: row_array(self._folder, self._manifest, info)
             for path, info in self._manifest.row_arrays.items()
@@ -156,7 +168,7 @@ class Cache:
         if (labels < -1).any() or (labels >= len(data["classes"])).any():
             raise damaged(f"{self._folder}/label", "expected a class or -1")
         ids.flags.writeable = labels.flags.writeable = False
-        return ids, labels
+        return read
 
     @property
     def path(self) -> Path:
@@ -201,12 +213,12 @@ class Cache:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """The class of each row, int64 `[row]`; -1 where there is none."""
-        return self._labels
+        return self._row_array("label")
 
     @property
     def sample_ids(self) -> npt.NDArray[np.int64]:
         """The index in the data set of each row, int64 `[row]`."""
-        return self._sample_ids
+        return self._row_array("sample_id")
 
     @property
     def classes(self) -> tuple[str, ...]:

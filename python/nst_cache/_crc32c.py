@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -107,7 +108,7 @@ def _numpy(data: bytes | memoryview) -> int:
 def _choose() -> Callable[[bytes | memoryview], int]:
     """google-crc32c where its compiled part is there (30 GB/s), else numpy."""
     try:
-        import google_crc32c
+        google_crc32c = importlib.import_module("google_crc32c")
     except ImportError:
         return _numpy
     if google_crc32c.implementation != "c":

@@ -18,9 +18,7 @@ _Value = str | int | float | os.PathLike[str]
 
 
 def _text(name: str, value: object) -> str:
-    if isinstance(value, os.PathLike):
-        return str(value)
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if isinstance(value, (str, int, float, os.PathLike)) and not isinstance(value, bool):
         return str(value)
     raise TypeError(f"{name}: expected text, a number or a path, found {value!r}")
 

@@ -29,6 +29,8 @@ Rows = npt.NDArray[Any]
 
 _CHECKSUM = 4
 _ENTRY = 16
+# bytes of a row from which on copying it takes longer than numpy's call
+_LONG_ROW = 4096
 _EMPTY = np.uint64(2**64 - 1)
 _VERIFY = "`nst-cache cache verify` lists all that is wrong with the cache"
 
@@ -218,8 +220,13 @@ class RawStore(Store):
         sorted_places = places[order]
         starts = np.flatnonzero(np.diff(sorted_places, prepend=-1))
         for start, end in zip(starts.tolist(), [*starts[1:].tolist(), rows.size]):
-            at = order[start:end]
-            out[at] = self._view(int(sorted_places[start]))[chunk[at], row[at]]
+            at, mapped = order[start:end], self._view(int(sorted_places[start]))
+            if info.row_bytes < _LONG_ROW:
+                out[at] = mapped[chunk[at], row[at]]
+                continue
+            # without a second array of this size, whose pages cost more than the calls
+            for i, c, r in zip(at.tolist(), chunk[at].tolist(), row[at].tolist()):
+                out[i] = mapped[c, r]
         return out
 
     def slice(self, view: int, first: int, end: int) -> Rows:

@@ -37,23 +37,34 @@ _MODULES: dict[str, Callable[[], _Decompress]] = {
 }
 
 
-def decompressor() -> _Decompress:
-    """A function from a frame to its contents, for one thread."""
+def find() -> _Decompress | None:
+    """A function from a frame to its contents, for one thread; None without any of the modules."""
     for load in _MODULES.values():
         try:
             return load()
         except ImportError:
             continue
+    return None
+
+
+def decompressor() -> _Decompress:
+    """What `find` finds.
+
+    Raises `CacheError` if there is none.
+    """
+    found = find()
+    if found is not None:
+        return found
     raise CacheError(
         "compressed arrays: no module for zstd is installed",
-        "pip install zstandard, or extract with --compress none",
+        "pip install zstandard; with --compress none, only labels and sample ids are compressed",
     )
 
 
 def content_size(frame: bytes) -> int | None:
     """The size that a frame declares if it also has a checksum, as all frames of a cache do; else
     None (RFC 8878, 3.1.1.1)."""
-    if frame[:4] != _MAGIC or len(frame) < 18 or not frame[4] & _HAS_CHECKSUM:
+    if frame[:4] != _MAGIC or len(frame) < 14 or not frame[4] & _HAS_CHECKSUM:
         return None
     descriptor = frame[4]
     is_single = bool(descriptor & 0x20)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -19,11 +20,14 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ._cache import Cache, reopen
 from ._errors import CacheError
+from ._manifest import ArrayInfo
 from ._store import Indices, Store
 
 __all__ = ["Batch", "ChunkShuffle", "Dataset", "Normalize"]
 
 MEMORY = 512 << 20
+# an array is small if a view of it takes at most this part of the memory
+_SMALL = 8
 
 Sample = dict[str, Any]
 
@@ -119,9 +123,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
       an alias and a statistic (`layer3/gram`), of the array's type; by default all of them.
 
     By default all views are read: index i is row i mod rows of view i div rows, and `ChunkShuffle`
-    takes one view per epoch in turn. With `view=v`, index i is row i of view v alone. At most `memory` bytes of decoded chunks are kept
-    in each process. It is pickled as the cache's path: a worker opens the cache itself and refuses
-    one that has changed.
+    takes one view per epoch in turn. With `view=v`, index i is row i of view v alone. At most
+    `memory` bytes of decoded chunks are kept in each process. It is pickled as the cache's path: a
+    worker opens the cache itself and refuses one that has changed.
     """
 
     def __init__(
@@ -166,27 +170,33 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             paths[("mix",)] = "mix"
             paths[("partner_label",)] = "partner"
         paths.update({("taps", name): p for name, p in _tap_paths(self.cache, taps).items()})
-        self._infos = [arrays[path] for path in paths.values()]
-        # every array keeps the same rows
-        share = memory / (self._decoded_row_bytes() or 1)
-        self._stores: dict[tuple[str, ...], Store] = {
-            names: self.cache.store(path, int(share * arrays[path].row_bytes))
-            for names, path in paths.items()
-        }
-
-    def _decoded_row_bytes(self) -> int:
-        return sum(info.row_bytes for info in self._infos if info.codec == "zstd")
+        # small arrays stay decoded whole, a view of them; of the others, the same rows of each
+        infos = sorted((arrays[path] for path in paths.values()), key=lambda info: info.row_bytes)
+        self._large, left = list[ArrayInfo](), memory
+        for info in infos:
+            size = info.row_bytes * len(self.cache)
+            if size > memory // _SMALL or left - size < memory // 2:
+                self._large.append(info)
+            elif info.codec == "zstd":
+                left -= size
+        row_bytes = sum(info.row_bytes for info in self._large if info.codec == "zstd")
+        self._resident = left // row_bytes if row_bytes else len(self.cache)
+        self._stores: dict[tuple[str, ...], Store] = {}
+        for names, path in paths.items():
+            info = arrays[path]
+            rows = self._resident if info in self._large else len(self.cache) + info.chunk_rows
+            self._stores[names] = self.cache.store(path, rows * info.row_bytes)
 
     @property
     def block_rows(self) -> int:
-        """The fewest rows that are whole chunks of every array that is read."""
-        return math.lcm(*(info.chunk_rows for info in self._infos)) if self._infos else 1
+        """The fewest rows that are whole chunks of every array, but for small ones, of which a
+        whole view stays decoded."""
+        return math.lcm(*(info.chunk_rows for info in self._large))
 
     @property
     def resident_rows(self) -> int:
-        """How many rows stay decoded within `memory`, at least."""
-        row_bytes = self._decoded_row_bytes()
-        return self.memory // row_bytes if row_bytes else len(self.cache)
+        """How many rows of every array stay decoded within `memory`."""
+        return self._resident
 
     def __len__(self) -> int:
         return len(self.cache) * (self.cache.views if self.view is None else 1)
@@ -236,8 +246,8 @@ class ChunkShuffle(torch.utils.data.Sampler[list[int]]):
     windows of every lane; if that is the whole cache, the order is a plain shuffle in each lane.
 
     The order follows from (seed, epoch), whatever `num_workers` is. Each iteration is the next
-    epoch; `set_epoch` says which one comes next. Unless the data set has one view, epoch e takes view
-    e mod views.
+    epoch; `set_epoch` says which one comes next. Where the data set is all views of a cache, epoch
+    e takes view e mod views.
     """
 
     def __init__(
@@ -255,6 +265,13 @@ class ChunkShuffle(torch.utils.data.Sampler[list[int]]):
         self._views = dataset.cache.views if dataset.view is None else 1
         self._block = dataset.block_rows
         self._window = window or max(1, dataset.resident_rows // (2 * lanes * self._block))
+        if self._block * lanes > dataset.resident_rows:
+            warnings.warn(
+                f"ChunkShuffle: {lanes} lanes of {self._block} rows are more than the "
+                f"{dataset.resident_rows} rows that stay decoded, so chunks are decoded more than "
+                "once: give the data set more memory, or fewer lanes",
+                stacklevel=2,
+            )
         self.batch_size = batch_size
         self.seed = seed
         self.lanes = lanes
