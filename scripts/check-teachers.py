@@ -8,9 +8,9 @@ exporters, with random weights: the second table of docs/models.md.
 
 Each is exported as a teacher, in evaluation form, run by `inspect` and `extract` over eight random
 samples, whose stored outputs are compared with onnxruntime's of the same file; then, exported in
-training form, trained for one epoch as the student of that cache. Prints what is found, or the reason of a refusal; exits with 1 where a command fails in
-another way than a refusal (status 2), or where a stored value is another one. The program is the
-one on the PATH, or NST.
+training form, trained for one epoch as the student of that cache. Prints what is found, or the
+reason of a refusal; exits with 1 where a command fails in another way than a refusal (status 2), or
+where a stored value is another one. The program is the one on the PATH, or NST.
 """
 
 import argparse

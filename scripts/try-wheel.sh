@@ -8,7 +8,8 @@ wheel=$(realpath "${1:?FILE.whl}")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 unset ORT_DYLIB_PATH
-export PATH=/usr/bin:/bin:${PYTHON_BIN:-$(dirname "$(python3 -c 'import sys; print(sys.executable)')")}
+python=$(dirname "$(python3 -c 'import sys; print(sys.executable)')")
+export PATH=$python:/usr/bin:/bin
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 cd "$scratch"
 if command -v cargo; then

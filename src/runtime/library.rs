@@ -64,8 +64,9 @@ struct Failure {
 
 impl Runtime {
     /// Loads the library: from `path` if given, else `ORT_DYLIB_PATH`, else the folder of the
-    /// binary, else the Python package `onnxruntime` installed beside it, else the system's folders. A path that is set and broken is an error. Size and file
-    /// type are checked before the loader sees the file. Later calls return the first one's result.
+    /// binary, else the Python package `onnxruntime` installed beside it, else the system's folders.
+    /// A path that is set and broken is an error. Size and file type are checked before the loader
+    /// sees the file. Later calls return the first one's result.
     ///
     /// # Errors
     /// Says which places were tried and what to do (`make build`).
@@ -273,9 +274,9 @@ fn open(path: &Path) -> Result<Runtime> {
 fn version(path: &Path) -> Result<String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     let unusable = || Error::input(format!("{}: not a usable ONNX Runtime", path.display()));
-    // SAFETY: loading runs the library's initializers, which is what `ort` does next; the symbol has
-    // the type that ONNX Runtime's C header declares, and the text that it gives is a constant of the
-    // library, which is copied before that is closed.
+    // SAFETY: loading runs the library's initializers, which is what `ort` does next; the symbol
+    // has the type that ONNX Runtime's C header declares, and the text that it gives is a constant
+    // of the library, which is copied before that is closed.
     let text = unsafe {
         let library = libloading::Library::new(path).map_err(|e| unusable().because(e))?;
         let get = library.get::<GetApiBase>(b"OrtGetApiBase").map_err(|e| unusable().because(e))?;
