@@ -1,4 +1,5 @@
-"""Seconds per step of both scripts, in turns, so that a busy machine disturbs both."""
+"""Seconds per step of both scripts, in turns, so that a busy machine disturbs both; and their
+processor time, which it disturbs less."""
 
 import statistics
 import time
@@ -21,21 +22,23 @@ def main():
     torch.set_num_threads(2)
     runs = {"live": train_live.Distiller(opt), "cached": train_cached.Distiller(opt)}
     feeds = {name: batches(run) for name, run in runs.items()}
-    seconds = {name: [] for name in runs}
-    for turn in range(45):
+    seconds, processor = {name: [] for name in runs}, {name: [] for name in runs}
+    for turn in range(25):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             run.step(next(feeds[name]))
             # the first steps warm up
             if turn >= 5:
                 seconds[name].append(time.perf_counter() - start)
+                processor[name].append(time.process_time() - used)
     threads = torch.get_num_threads()
     print(f"{opt.model_t} to {opt.model_s}, batch {opt.batch_size}, {threads} threads")
-    for name, found in seconds.items():
-        low, median, high = (1000 * s for s in statistics.quantiles(found, n=4))
-        print(f"{name:8} {median:7.1f} ms a step (quartiles {low:.1f} to {high:.1f})")
-    ratios = [live / cached for live, cached in zip(seconds["live"], seconds["cached"])]
-    print(f"live / cached, median of pairs: {statistics.median(ratios):.2f}")
+    for unit, times in (("seconds", seconds), ("processor seconds", processor)):
+        for name, found in times.items():
+            low, median, high = statistics.quantiles(found, n=4)
+            print(f"{name:7} {median:.3f} {unit} a step (quartiles {low:.3f} to {high:.3f})")
+        ratios = [live / cached for live, cached in zip(times["live"], times["cached"])]
+        print(f"live / cached in {unit}, median of pairs: {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":
