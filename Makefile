@@ -79,10 +79,18 @@ $(MODEL_PACKAGES)/installed: scripts/python-models-requirements.txt
 	$(PIP) --no-deps --target $(MODEL_PACKAGES) --requirement $<
 	@touch $@
 
-test-slow: build $(SLOW_PACKAGES)/installed $(MODEL_PACKAGES)/installed
+# other readers of data sets
+DATA_PACKAGES := target/python-data
+$(DATA_PACKAGES)/installed: scripts/python-data-requirements.txt
+	@rm -rf $(DATA_PACKAGES)
+	$(PIP) --target $(DATA_PACKAGES) --requirement $<
+	@touch $@
+
+test-slow: build $(SLOW_PACKAGES)/installed $(MODEL_PACKAGES)/installed $(DATA_PACKAGES)/installed
 test-slow: ## What takes minutes: all of what `test` does in part
 	NST_SLOW=1 NST_MODELS=$(abspath $(MODEL_PACKAGES)) $(CARGO) test --locked
 	PYTHONPATH=$(SLOW_PACKAGES) scripts/inspect-onnx-tests.py $(BINARY)
+	PYTHONPATH=$(DATA_PACKAGES) scripts/data-reference.py $(BINARY)
 	@$(MAKE) --no-print-directory check-students
 
 # PYTHON: one that has torch, timm, torchvision, onnxscript, onnx and onnxruntime already

@@ -1,7 +1,7 @@
 //! Data sets: a folder or file of hostile bytes, opened and read as `extract` does.
 
 use super::read_or_refused;
-use nst_cache::data::{DataFormat, DataSpec, common_size, open};
+use nst_cache::data::{Columns, DataFormat, DataSpec, common_size, open};
 use nst_cache::monitor::Silent;
 use std::fs;
 use std::path::Path;
@@ -17,6 +17,43 @@ pub fn npz(bytes: &[u8]) {
 /// A `.tar` file, compressed if it says so.
 pub fn tar(bytes: &[u8]) {
     file(bytes, "x.tar", DataFormat::Folder);
+}
+
+/// A shard of `WebDataset`, compressed if it says so; behind a `{` the rest is a name with braces.
+pub fn wds(bytes: &[u8]) {
+    match bytes.strip_prefix(b"{") {
+        Some(_) => {
+            let folder = tempfile::tempdir().unwrap();
+            let name = String::from_utf8_lossy(bytes).replace('/', "");
+            dataset(&folder.path().join(name), DataFormat::Wds);
+        }
+        None => file(bytes, "x.tar", DataFormat::Wds),
+    }
+}
+
+/// A Parquet file.
+pub fn parquet(bytes: &[u8]) {
+    file(bytes, "x.parquet", DataFormat::Parquet);
+}
+
+/// A table of images, of which `0.png` and `1.png` are there.
+pub fn csv(bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["0.png", "1.png"] {
+        fs::write(folder.path().join(name), b"no image").unwrap();
+    }
+    let path = folder.path().join("x.csv");
+    fs::write(&path, bytes).unwrap();
+    dataset(&path, DataFormat::Csv);
+}
+
+/// The Python version of CIFAR-100, with the names of its classes in the same bytes.
+pub fn pickle(bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["train", "meta"] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    dataset(folder.path(), DataFormat::Cifar100);
 }
 
 /// One image in a folder, its format told by its content.
@@ -63,7 +100,8 @@ fn file(bytes: &[u8], name: &str, format: DataFormat) {
 }
 
 fn dataset(path: &Path, format: DataFormat) {
-    let spec = DataSpec { format: Some(format), path: path.to_owned() };
+    let spec =
+        DataSpec { format: Some(format), path: path.to_owned(), columns: Columns::default() };
     let Some(set) = read_or_refused(open(&spec, "train", &Silent)) else { return };
     assert!(!set.is_empty());
     let _ = common_size(&*set);

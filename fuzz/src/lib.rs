@@ -47,6 +47,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "npz", read: data::npz, seeds: seeds::npz, smoke: 300 },
     Target { name: "idx", read: data::idx, seeds: seeds::idx, smoke: 300 },
     Target { name: "tar", read: data::tar, seeds: seeds::tar, smoke: 300 },
+    Target { name: "wds", read: data::wds, seeds: seeds::wds, smoke: 300 },
+    Target { name: "parquet", read: data::parquet, seeds: seeds::parquet, smoke: 300 },
+    Target { name: "csv", read: data::csv, seeds: seeds::csv, smoke: 300 },
+    Target { name: "pickle", read: data::pickle, seeds: seeds::pickle, smoke: 300 },
     Target { name: "image", read: data::image, seeds: seeds::image, smoke: 300 },
     Target { name: "cifar", read: data::cifar, seeds: seeds::cifar, smoke: 100 },
 ];

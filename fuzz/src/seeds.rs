@@ -191,6 +191,117 @@ pub fn tar() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Samples of an image and a label, plain and compressed, and names with braces.
+#[must_use]
+pub fn wds() -> Vec<Vec<u8>> {
+    let image = fs::read(data("pil").join("one-bit.png")).unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, bytes) in [
+        ("a/1.png", &image[..]),
+        ("a/1.cls", b"3"),
+        ("a/2.json", br#"{"label": "dog", "width": 7}"#),
+        ("a/2.png", &image),
+        ("a/2.txt", b"a dog"),
+        ("a/3.seg.png", &image),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, Path::new(path), bytes).unwrap();
+    }
+    let plain = archive.into_inner().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&plain).unwrap();
+    let names = ["{000..012..3}.tar", "{a..c,x{3..1},}-{b,\\{c}.tar"];
+    [plain, gzip.finish().unwrap()]
+        .into_iter()
+        .chain(names.map(|name| name.as_bytes().to_vec()))
+        .collect()
+}
+
+/// Images and labels in two row groups, in each version and compression.
+#[must_use]
+pub fn parquet() -> Vec<Vec<u8>> {
+    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::properties::{WriterProperties, WriterVersion};
+    use parquet::file::writer::SerializedFileWriter;
+    let image = ByteArray::from(fs::read(data("pil").join("one-bit.png")).unwrap());
+    let schema = "message m { optional group image { optional binary bytes; } \
+                  optional int64 label; }";
+    let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
+    let file = |compression, version| {
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_writer_version(version)
+            .build();
+        let mut bytes = Vec::new();
+        let schema = std::sync::Arc::new(schema.clone());
+        let mut writer =
+            SerializedFileWriter::new(&mut bytes, schema, std::sync::Arc::new(properties)).unwrap();
+        for labels in [[3, 1], [0, 2]] {
+            let mut group = writer.next_row_group().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let images = [image.clone()];
+            column.typed::<ByteArrayType>().write_batch(&images, Some(&[2, 0]), None).unwrap();
+            column.close().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<Int64Type>().write_batch(&labels, Some(&[1, 1]), None).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+        bytes
+    };
+    let kinds = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::ZSTD(ZstdLevel::default()),
+    ];
+    let versions = [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0];
+    kinds.iter().flat_map(|kind| versions.map(|version| file(*kind, version))).collect()
+}
+
+/// Tables with and without labels and splits.
+#[must_use]
+pub fn csv() -> Vec<Vec<u8>> {
+    [
+        &b"path,label\n0.png,3\n1.png,-1\n"[..],
+        b"\xef\xbb\xbfFileName;class;note\r\n\"1.png\";dog;\"a; \"\"b\"\"\"\r\n0.png;cat;\r\n",
+        b"split\tfile\ntrain\t0.png\ntest\t1.png\n",
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
+/// A pickle as Python 2 writes it, and one of protocol 4.
+#[must_use]
+pub fn pickle() -> Vec<Vec<u8>> {
+    let array = |start: &[u8], name: &[u8]| {
+        let parts = [
+            start,
+            &b"cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06"[..],
+            b"K\x00\x85U\x01b\x87R",
+            b"(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nq\x07U\x02u1K\x00K\x01\x87R",
+            b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00",
+            &[7; 3072],
+            b"tb",
+            name,
+        ];
+        parts.concat()
+    };
+    let names: Vec<u8> =
+        (0..100).flat_map(|n| [&b"U\x03"[..], format!("c{n:02}").as_bytes()].concat()).collect();
+    let rest = [&b"U\x10fine_label_names]("[..], &names, b"eu."].concat();
+    let two = array(b"\x80\x02}q\x01(U\x0bfine_labels]q\x02(K\x2aeU\x04data", &rest);
+    let four = array(
+        b"\x80\x04\x95\x00\x01\x00\x00\x00\x00\x00\x00}\x94(\x8c\x0bfine_labels\x94]\x94K\x2aa\
+          \x8c\x04data",
+        &rest,
+    );
+    vec![two, four]
+}
+
 /// One file of each format and kind of pixel.
 #[must_use]
 pub fn image() -> Vec<Vec<u8>> {

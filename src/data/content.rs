@@ -17,6 +17,7 @@ pub(super) enum Content {
     /// A gzipped tar archive.
     Gzip,
     Zip,
+    Parquet,
     Empty,
     /// What it is, and what to do with it.
     Other(&'static str, &'static str),
@@ -27,7 +28,7 @@ const TO_TAR: &str = "unpack it to a plain .tar first";
 const TO_IMAGES: &str =
     "write the images out as files, one folder per class, or as arrays in a .npz file";
 
-const KNOWN: [(&[u8], &str, &str); 28] = [
+const KNOWN: [(&[u8], &str, &str); 27] = [
     (b"BZh", "bzip2", "unpack it to a plain .tar first: bzip2 -dk FILE"),
     (b"\xfd7zXZ\0", "xz", "unpack it to a plain .tar first: xz -dk FILE"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unpack it to a plain .tar first: zstd -d FILE"),
@@ -44,7 +45,6 @@ const KNOWN: [(&[u8], &str, &str); 28] = [
     ),
     (b"\x89HDF\r\n\x1a\n", "HDF5 or MATLAB 7.3", TO_IMAGES),
     (b"MATLAB 5.0", "MATLAB", TO_IMAGES),
-    (b"PAR1", "Parquet", TO_IMAGES),
     (b"ARROW1", "Arrow", TO_IMAGES),
     (b"SQLite format 3\0", "SQLite", TO_IMAGES),
     (b"\x80\x02", "a Python pickle", TO_IMAGES),
@@ -77,6 +77,7 @@ pub(super) fn of(path: &Path) -> Result<Content> {
                 head(MultiGzDecoder::new(bytes.as_slice().chain(source))).unwrap_or_default();
             Ok(match judge(&inner) {
                 Content::Other(what, advice) => Content::Other(what, advice),
+                Content::Parquet => Content::Other("a gzipped Parquet file", "unpack it first"),
                 Content::Unknown if inner.len() == HEAD => {
                     Content::Other("a gzip file of something else", TO_TAR)
                 }
@@ -105,6 +106,9 @@ fn judge(head: &[u8]) -> Content {
     }
     if [b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"].iter().any(|magic| head.starts_with(*magic)) {
         return Content::Zip;
+    }
+    if head.starts_with(b"PAR1") {
+        return Content::Parquet;
     }
     let known = KNOWN.iter().find(|(magic, ..)| head.starts_with(magic));
     known.map_or(Content::Unknown, |&(_, what, advice)| Content::Other(what, advice))
@@ -135,10 +139,14 @@ fn is_tar_block(head: &[u8]) -> bool {
 
 /// The error for a file that is not a readable archive.
 pub(super) fn refusal(path: &Path, content: Content) -> Error {
-    let expected =
-        format!("data {}: expected a folder, .tar, .tar.gz, .tgz, .zip or .npz", shown_path(path));
+    let expected = format!(
+        "data {}: expected a folder, .tar, .tar.gz, .tgz, .zip, .npz, .parquet or .csv",
+        shown_path(path)
+    );
     match content {
         Content::Empty => Error::input(format!("{expected}, found an empty file")),
+        Content::Parquet => Error::input(format!("{expected}, found Parquet"))
+            .hint("name its format: --data parquet:FILE"),
         Content::Other(what, advice) => {
             Error::input(format!("{expected}, found {what}")).hint(advice)
         }

@@ -15,8 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub(super) struct ImageFolder {
-    root: PathBuf,
-    listing: Listing,
+    pub root: PathBuf,
+    pub listing: Listing,
 }
 
 /// Lists the images of a split.

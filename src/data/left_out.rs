@@ -118,6 +118,8 @@ impl LeftOut {
             ))
         } else if has(&[".npz"]) {
             error.hint("name the file: --data npz:FILE")
+        } else if has(&[".parquet"]) && !is_archive {
+            error.hint("name its format: --data parquet:DIR")
         } else if has(&[
             ".parquet",
             ".arrow",

@@ -10,8 +10,10 @@ pub mod preprocess;
 
 mod archive;
 mod augmentation;
+mod braces;
 mod cifar;
 mod content;
+mod csv;
 mod describe;
 mod fashion_mnist;
 mod fingerprint;
@@ -20,6 +22,7 @@ mod geometry;
 mod idx;
 mod image;
 mod jpeg;
+mod labels;
 mod layout;
 mod left_out;
 mod listing;
@@ -27,10 +30,14 @@ mod memory;
 mod names;
 mod npy;
 mod npz;
+mod parquet;
+mod pickle;
 mod preprocessing;
 mod random;
 mod relabeled;
 mod resample;
+mod section;
+mod shards;
 mod spec;
 mod split;
 mod spool;
@@ -38,6 +45,7 @@ mod subset;
 mod tar;
 mod trace;
 mod tree;
+mod wds;
 mod zip;
 
 pub use augmentation::{Augment, Augmentation, ColorJitter, ViewCount};
@@ -45,7 +53,7 @@ pub use describe::{describe, describe_labels};
 pub use preprocessing::{Channels, Interpolation, Preprocess, PreprocessOptions, preset};
 pub use random::shuffle;
 pub use relabeled::{are_names, places, relabeled};
-pub use spec::{DataFormat, DataSpec, Take};
+pub use spec::{Columns, DataFormat, DataSpec, Take};
 pub use subset::{Subset, subset, take};
 pub use trace::{ContentHash, Stamp, Trace, Witness, hashed_names};
 
@@ -55,6 +63,7 @@ use crate::monitor::Monitor;
 use crate::onnx::Value;
 use content::Content;
 use serde::{Deserialize, Serialize};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The [orientation](Image::orientation) of a picture that needs no turning.
@@ -153,6 +162,9 @@ pub trait Dataset: Send + Sync {
 ///   since the path itself then names the part.
 /// - npz: the split's arrays if their names tell (`x_train`, `test_images`), else all arrays; a
 ///   `.npy` file is one array.
+/// - `WebDataset` and Parquet: all files that are named; of a folder, those with the split's word
+///   in their names, if they have such words.
+/// - Tables (`.csv`): the rows of the split, if there is a column `split`.
 /// - IDX and Fashion-MNIST: `train` or `test` (the `t10k` files). CIFAR: `train` or `test`.
 ///
 /// `monitor` sees the progress of unpacking a compressed archive and may stop it; it is told what
@@ -187,8 +199,15 @@ fn open_as(
     let path = spec.path.as_path();
     let format = match spec.format {
         Some(format) => format,
-        None => recognize(path)?,
+        None => recognize(path, monitor)?,
     };
+    if spec.columns != Columns::default()
+        && !matches!(format, DataFormat::Parquet | DataFormat::Csv)
+    {
+        return Err(Error::input(format!(
+            "data {spec}: expected columns of parquet: or csv:, found another format"
+        )));
+    }
     let dataset: Box<dyn Dataset> = match format {
         DataFormat::Folder if exists(path)?.is_file() => match content::of(path)? {
             Content::Tar => Box::new(tar::open(path, split, false, monitor)?),
@@ -204,6 +223,9 @@ fn open_as(
         DataFormat::Cifar10 => Box::new(cifar::open(cifar::Version::Cifar10, path, split)?),
         DataFormat::Cifar100 => Box::new(cifar::open(cifar::Version::Cifar100, path, split)?),
         DataFormat::Npz => Box::new(npz::open(path, split, inputs, monitor)?),
+        DataFormat::Wds => wds::open(path, split, monitor)?,
+        DataFormat::Parquet => parquet::open(path, split, &spec.columns, monitor)?,
+        DataFormat::Csv => Box::new(csv::open(path, split, &spec.columns, monitor)?),
         DataFormat::FashionMnist => Box::new(fashion_mnist::open(split)?),
     };
     if dataset.is_empty() {
@@ -236,19 +258,38 @@ fn exists(path: &Path) -> Result<std::fs::Metadata> {
         let error =
             Error::input(format!("data {}: cannot be read", folder::shown_path(path))).because(e);
         error.hint(
-            "a data set is folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, \
-             fashion-mnist or a path to one of them",
+            "a data set is folder:DIR, wds:SHARDS, parquet:FILES, csv:FILE, idx:DIR, cifar10:DIR, \
+             cifar100:DIR, npz:FILE, fashion-mnist or a path to one of them",
         )
     })
 }
 
-/// The format of the data at a bare path.
-fn recognize(path: &Path) -> Result<DataFormat> {
+/// The format of the data at a bare path; a format that is told by more than the kind of file is
+/// said.
+fn recognize(path: &Path, monitor: &dyn Monitor) -> Result<DataFormat> {
     if idx::is_named(path) {
         return Ok(DataFormat::Idx);
     }
+    let say = |prefix: &str| {
+        let name = folder::shown_path(path);
+        monitor.note(&format!("data {name}: read as {prefix}:{name}"));
+    };
+    let braces = path.to_str().is_some_and(|text| !path.exists() && text.contains('{'));
+    if braces {
+        // which files it names tells the format
+        let parquet = parquet::ENDINGS
+            .iter()
+            .any(|end| path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
+        return Ok(if parquet { DataFormat::Parquet } else { DataFormat::Wds });
+    }
     if exists(path)?.is_dir() {
-        return recognize_folder(path);
+        let format = recognize_folder(path)?;
+        match format {
+            DataFormat::Wds => say("wds"),
+            DataFormat::Parquet => say("parquet"),
+            _ => {}
+        }
+        return Ok(format);
     }
     let ends = |end: &str| {
         path.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().ends_with(end))
@@ -256,7 +297,13 @@ fn recognize(path: &Path) -> Result<DataFormat> {
     match content::of(path)? {
         _ if ends(".npy") => Ok(DataFormat::Npz),
         Content::Zip if ends(".npz") || zip::holds_arrays(path) => Ok(DataFormat::Npz),
+        Content::Tar | Content::Gzip if wds::is_shard(path) => {
+            say("wds");
+            Ok(DataFormat::Wds)
+        }
         Content::Tar | Content::Gzip | Content::Zip => Ok(DataFormat::Folder),
+        Content::Parquet => Ok(DataFormat::Parquet),
+        _ if csv::is_named(path) => Ok(DataFormat::Csv),
         // opening it reports what is wrong
         _ if ends(".npz") => Ok(DataFormat::Npz),
         other => Err(content::refusal(path, other)),
@@ -272,12 +319,12 @@ fn recognize_folder(path: &Path) -> Result<DataFormat> {
     for (version, prefix) in
         [(cifar::Version::Cifar10, "cifar10"), (cifar::Version::Cifar100, "cifar100")]
     {
-        if version.is_there(path) {
+        if version.is_there(path) || version.python(path).is_some() {
             found.push((version.format(), format!("{prefix}:{}", folder::shown_path(path))));
         }
     }
     if found.is_empty() {
-        return Ok(DataFormat::Folder);
+        return recognize_files(path);
     }
     if folder::has_images(path)? {
         found.push((DataFormat::Folder, format!("folder:{}", folder::shown_path(path))));
@@ -292,6 +339,29 @@ fn recognize_folder(path: &Path) -> Result<DataFormat> {
         names.join(", ")
     ))
     .hint("name the one you mean"))
+}
+
+/// The format of a folder by the files in it that are no images.
+fn recognize_files(path: &Path) -> Result<DataFormat> {
+    if folder::has_images(path)? {
+        return Ok(DataFormat::Folder);
+    }
+    let parquet = shards::in_folder(path, &parquet::ENDINGS)?;
+    let tars = shards::in_folder(path, &wds::ENDINGS)?;
+    let first = tars.first().map(|first| path.join(std::ffi::OsStr::from_bytes(first)));
+    let are_shards = first.is_some_and(|first| wds::is_shard(&first));
+    match (parquet.is_empty(), are_shards) {
+        (true, false) => Ok(DataFormat::Folder),
+        (false, false) => Ok(DataFormat::Parquet),
+        (true, true) => Ok(DataFormat::Wds),
+        (false, true) => {
+            let name = folder::shown_path(path);
+            Err(Error::input(format!(
+                "data {name}: expected one data set, found wds:{name}, parquet:{name}"
+            ))
+            .hint("name the one you mean"))
+        }
+    }
 }
 
 /// Opens a file; returns its length in bytes too.

@@ -13,6 +13,18 @@ pub(super) enum Part {
     TrainVal,
 }
 
+impl Part {
+    /// The name by which messages call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+            Self::Val => "val",
+            Self::TrainVal => "trainval",
+        }
+    }
+}
+
 const WORDS: [(&str, Part); 18] = [
     ("trainval", Part::TrainVal),
     ("train", Part::Train),

@@ -6,6 +6,7 @@ use super::archive::{self, Archive, Node};
 use super::folder::shown_path;
 use super::layout;
 use super::listing::Listing;
+use super::section::Section;
 use super::spool::{Spool, Watched};
 use super::{ContentHash, Dataset, Fingerprint, Sample, Stamp, image, open_file};
 use crate::error::{Context, Error, Result, shown};
@@ -13,7 +14,7 @@ use crate::monitor::Monitor;
 use flate2::read::{DeflateDecoder, MultiGzDecoder};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -59,12 +60,25 @@ fn unpacked(file: File, length: u64, name: &str, monitor: &dyn Monitor) -> Resul
 
 /// Indexes every entry of the archive.
 fn index(file: &File, name: &str) -> Result<Archive> {
+    let length = file.metadata().context(|| format!("{name}: cannot be read"))?.len();
+    let mut archive = Archive::new(name);
+    members(Section::new(file, 0, length), length, name, |path, node| archive.add(path, node))?;
+    Ok(archive)
+}
+
+/// Hands on every entry of an archive of `length` bytes, in order, by its path.
+///
+/// # Errors
+/// Those of `each`; also if the archive is truncated or damaged.
+pub(super) fn members(
+    archive: impl Read + Seek,
+    length: u64,
+    name: &str,
+    mut each: impl FnMut(&[u8], Node) -> Result<()>,
+) -> Result<()> {
     let message = || format!("{name}: cannot be read");
-    let length = file.metadata().context(message)?.len();
-    let mut reader = file;
-    reader.seek(SeekFrom::Start(0)).context(message)?;
-    let mut reading = tar::Archive::new(reader);
-    let (mut archive, mut end) = (Archive::new(name), 0u64);
+    let mut reading = tar::Archive::new(archive);
+    let mut end = 0u64;
     for entry in reading.entries_with_seek().context(message)? {
         let entry = entry.map_err(|e| no_header(name, end, length, &e))?;
         let path = entry.path_bytes();
@@ -98,7 +112,7 @@ fn index(file: &File, name: &str) -> Result<Archive> {
         } else {
             Node::Device
         };
-        archive.add(&path, node)?;
+        each(&path, node)?;
     }
     if end + BLOCK > length {
         return Err(Error::input(format!(
@@ -106,7 +120,7 @@ fn index(file: &File, name: &str) -> Result<Archive> {
         ))
         .hint("the archive is truncated: fetch it again"));
     }
-    Ok(archive)
+    Ok(())
 }
 
 /// The error where an entry should begin. The reader's own message would show the bytes it found

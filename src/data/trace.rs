@@ -1,6 +1,7 @@
 //! What a sample was read from: its file's metadata and the hash of its bytes.
 
 use super::{Dataset, Sample};
+use crate::data::spec::DataFormat;
 use crate::error::Result;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +50,8 @@ pub struct Trace {
 }
 
 /// A hash of each sample's name, in the data set's order; empty if the fingerprint covers
-/// everything that can change.
+/// everything that can change. Where names don't tell labels, the hash covers the label too, so
+/// that a sample with another label is another sample.
 ///
 /// # Errors
 /// If the first sample's file is missing.
@@ -57,9 +59,15 @@ pub fn hashed_names(dataset: &dyn Dataset) -> Result<Vec<u64>> {
     if dataset.is_empty() || dataset.stamp(0)?.is_none() {
         return Ok(Vec::new());
     }
+    let labeled_by_names = dataset.fingerprint().format == DataFormat::Folder;
     let hash = |index| {
-        let ContentHash([a, b, c, d, e, f, g, h, ..]) =
-            ContentHash::of(dataset.name(index).as_bytes());
+        let mut name = dataset.name(index);
+        if !labeled_by_names {
+            let label = dataset.label(index);
+            let class = usize::try_from(label).ok().and_then(|label| dataset.classes().get(label));
+            name = format!("{name}\0{label}\0{}", class.map_or("", String::as_str));
+        }
+        let ContentHash([a, b, c, d, e, f, g, h, ..]) = ContentHash::of(name.as_bytes());
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     };
     Ok((0..dataset.len()).map(hash).collect())

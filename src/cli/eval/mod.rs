@@ -34,7 +34,8 @@ pub struct Args {
     /// The model; with --knn also `pixels`, the preprocessed images themselves
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// Data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a path
+    /// Data set: folder:DIR, wds:SHARDS, parquet:FILES, csv:FILE, idx:DIR, cifar10:DIR,
+    /// cifar100:DIR, npz:FILE, fashion-mnist, or a path
     #[arg(long, value_name = "SPEC")]
     data: Option<DataSpec>,
     /// Split of the data set

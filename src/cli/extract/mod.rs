@@ -51,7 +51,8 @@ pub struct Args {
     /// The teacher
     #[arg(value_name = "TEACHER.onnx")]
     teacher: PathBuf,
-    /// Data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a path
+    /// Data set: folder:DIR, wds:SHARDS, parquet:FILES, csv:FILE, idx:DIR, cifar10:DIR,
+    /// cifar100:DIR, npz:FILE, fashion-mnist, or a path
     #[arg(long, value_name = "SPEC")]
     data: Option<DataSpec>,
     /// Part of the data set [default: train]
@@ -247,8 +248,10 @@ pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOpt
     let session = SessionOptions { device: args.device, threads: context.threads };
     let config = context.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {
-        Error::input("--data: expected a data set, found none")
-            .hint("write --data folder:DIR (or idx:, cifar10:, cifar100:, npz:, fashion-mnist)")
+        Error::input("--data: expected a data set, found none").hint(
+            "write --data folder:DIR (or wds:, parquet:, csv:, idx:, cifar10:, cifar100:, npz:, \
+                   fashion-mnist)",
+        )
     })?;
     let output = match args.output.or_else(|| config.cache.clone()) {
         Some(output) => output,

@@ -2,16 +2,9 @@
 
 use super::layout::NpzArray;
 use super::{NpzFiles, Region};
+pub(super) use crate::data::labels::Labels;
 use crate::data::npy::{self, Header};
 use crate::error::{Context, Error, Result};
-use std::collections::BTreeSet;
-
-/// The label of each row, and the class names if the labels are names.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Labels {
-    pub(super) values: Vec<i64>,
-    pub(super) classes: Vec<String>,
-}
 
 /// Reads an array of labels.
 ///
@@ -157,9 +150,5 @@ fn names(header: &Header, bytes: &[u8], width: usize) -> Result<Labels> {
         }
     };
     let all = bytes.chunks_exact(width).enumerate().map(name).collect::<Result<Vec<_>>>()?;
-    let classes: Vec<String> = all.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-    let place = |name: &String| {
-        classes.binary_search(name).ok().and_then(|at| i64::try_from(at).ok()).unwrap_or(-1)
-    };
-    Ok(Labels { values: all.iter().map(place).collect(), classes })
+    Ok(Labels::of_names(&all.iter().map(|name| Some(name.as_str())).collect::<Vec<_>>()))
 }
