@@ -14,8 +14,8 @@ LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
 # user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build wheel test-wheel demo test test-python test-slow check-students check conformance \
-  accuracy fuzz durability examples bench-peers onnxruntime clean
+.PHONY: help build wheel test-wheel demo test test-python test-slow check-students check \
+  conformance accuracy fuzz durability examples bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16

@@ -64,9 +64,9 @@ struct Failure {
 
 impl Runtime {
     /// Loads the library: from `path` if given, else `ORT_DYLIB_PATH`, else the folder of the
-    /// binary, else the Python package `onnxruntime` installed beside it, else the system's folders.
-    /// A path that is set and broken is an error. Size and file type are checked before the loader
-    /// sees the file. Later calls return the first one's result.
+    /// binary, else the Python package `onnxruntime` installed beside it, else the system's
+    /// folders. A path that is set and broken is an error. Size and file type are checked before
+    /// the loader sees the file. Later calls return the first one's result.
     ///
     /// # Errors
     /// Says which places were tried and what to do (`make build`).
