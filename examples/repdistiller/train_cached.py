@@ -15,9 +15,9 @@ from models import model_dict
 
 def load_cache(opt):
     nst_cache.run(
-        "extract", opt.path_t.replace(".pt", ".onnx"), data="fashion-mnist", output=opt.cache,
-        preprocess="fashion-mnist", views=opt.epochs, augment="crop-flip", logits="logits",
-        tap=["stage1", "stage2", "stage3"], keep="attention",
+        "extract", opt.path_t.rsplit(".", 1)[0] + ".onnx", data="fashion-mnist",
+        output=opt.cache, preprocess="fashion-mnist", views=opt.epochs, augment="crop-flip",
+        logits="logits", tap=["stage1", "stage2", "stage3"], keep="attention",
     )  # fmt: skip
     return nst_cache.torch.Dataset(opt.cache)
 

@@ -17,6 +17,8 @@ import nst_cache
 from nst_cache._run import flags
 
 PACKAGE = Path(nst_cache.__file__).resolve().parents[1]
+# what this process imports, wherever it comes from
+PATHS = os.pathsep.join([str(PACKAGE), *(os.path.abspath(path) for path in sys.path if path)])
 
 
 def test_keyword_arguments_are_flags() -> None:
@@ -145,9 +147,14 @@ def test_an_interrupt_stops_the_program_which_keeps_what_is_done(tmp_path: Path)
         os.kill(os.getpid(), signal.SIGINT)
 
     options = {"data": "fashion-mnist", "output": output, "threads": 1, "progress": seen.append}
+    # a shell ignores it for what runs in the background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        nst_cache.run("extract", TEACHER, **options)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            nst_cache.run("extract", TEACHER, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
     # it has ended: its lock is free, and the rest is not there
     with pytest.raises(nst_cache.CacheError, match="incomplete"):
         nst_cache.open(output)
@@ -158,7 +165,7 @@ def test_an_interrupt_stops_the_program_which_keeps_what_is_done(tmp_path: Path)
 
 
 def test_the_module_is_the_program() -> None:
-    environment = dict(os.environ, PYTHONPATH=str(PACKAGE))
+    environment = dict(os.environ, PYTHONPATH=PATHS)
     command = [sys.executable, "-m", "nst_cache"]
     found = subprocess.run(
         [*command, "--version"], env=environment, capture_output=True, text=True, check=True
@@ -178,7 +185,7 @@ def test_the_package_needs_numpy_alone() -> None:
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env=dict(os.environ, PYTHONPATH=str(PACKAGE)),
+        env=dict(os.environ, PYTHONPATH=PATHS),
         capture_output=True,
         text=True,
         check=True,
