@@ -26,7 +26,8 @@ impl Labels {
     /// Numbers of classes if every text is a whole number, else names. An empty text is no label.
     ///
     /// # Errors
-    /// If a number is below −1; `name` is how messages call a sample.
+    /// If a number is below −1, or all are numbers and one has a fraction; `name` is how messages
+    /// call a sample.
     pub(super) fn of_texts(
         texts: &[Option<String>],
         name: impl Fn(usize) -> String,
@@ -37,7 +38,10 @@ impl Labels {
             .collect();
         let numbers: Option<Vec<i64>> =
             texts.iter().map(|text| text.map_or(Some(-1), number)).collect();
-        let Some(values) = numbers else { return Ok(Self::of_names(&texts)) };
+        let Some(values) = numbers else {
+            refuse_fractions(&texts, name)?;
+            return Ok(Self::of_names(&texts));
+        };
         match values.iter().enumerate().find(|(_, value)| **value < -1) {
             Some((at, value)) => Err(below(&name(at), *value)),
             None => Ok(Self { values, classes: Vec::new() }),
@@ -51,6 +55,23 @@ impl Labels {
             count => format!("labels from {source}, names of {count} classes"),
         }
     }
+}
+
+/// Rejects labels that are all numbers, and not all whole: values of a regression, no classes.
+fn refuse_fractions(texts: &[Option<&str>], name: impl Fn(usize) -> String) -> Result<()> {
+    let is_number = |text: &&str| text.parse::<f64>().is_ok();
+    if !texts.iter().flatten().all(is_number) {
+        return Ok(());
+    }
+    let fraction = texts.iter().position(|text| text.is_some_and(|text| number(text).is_none()));
+    let Some((at, Some(text))) = fraction.and_then(|at| Some((at, *texts.get(at)?))) else {
+        return Ok(());
+    };
+    Err(Error::input(format!(
+        "{}: expected a label from 0, found {text}: these are not classes",
+        name(at)
+    ))
+    .hint("name another column of labels, or take a name for it that is not read as labels"))
 }
 
 /// The error for a label below −1.
@@ -80,7 +101,10 @@ mod tests {
             (names.values, names.classes.join(" ")),
             (vec![2, 0, -1, 1], "7 ant cat".into())
         );
-        assert_eq!(of(&["1.5", "2"]).classes, ["1.5", "2"]);
+        assert_eq!(of(&["1.5", "2", "v3"]).classes, ["1.5", "2", "v3"]);
+        let fractions = [Some("2".into()), None, Some("1.5".into())];
+        let error = Labels::of_texts(&fractions, |at| format!("row {at}")).unwrap_err();
+        assert!(error.to_string().contains("row 2: expected a label from 0, found 1.5"));
         let error = Labels::of_texts(&[None, Some("-2".into())], |at| format!("row {at}"));
         assert!(error.unwrap_err().to_string().contains("row 1: expected a label from 0"));
     }
