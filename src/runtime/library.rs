@@ -276,9 +276,10 @@ fn version(path: &Path) -> Result<String> {
     let unusable = || Error::input(format!("{}: not a usable ONNX Runtime", path.display()));
     // SAFETY: loading runs the library's initializers, which is what `ort` does next; the symbol
     // has the type that ONNX Runtime's C header declares, and the text that it gives is a constant
-    // of the library, which is copied before that is closed.
+    // of the library, which stays loaded, so that its initializers run once.
     let text = unsafe {
         let library = libloading::Library::new(path).map_err(|e| unusable().because(e))?;
+        let library = std::mem::ManuallyDrop::new(library);
         let get = library.get::<GetApiBase>(b"OrtGetApiBase").map_err(|e| unusable().because(e))?;
         let base = get().as_ref().ok_or_else(unusable)?;
         CStr::from_ptr((base.GetVersionString)()).to_owned()
